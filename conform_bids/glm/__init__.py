@@ -1,0 +1,1 @@
+"""Single-trial responses: GLMsingle's method, exact timing, at the machine's speed."""

@@ -1,0 +1,78 @@
+"""What an app's planner hands to the command line: jobs, and the resources that they may use.
+
+Light on purpose (no nipype, torch or nibabel), as ``--dry-run`` needs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+__all__ = ["Job", "ParticipantPlan", "Resources"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job may use; none of it may change a result beyond rounding, the seed aside.
+
+    Attributes
+    ----------
+    n_threads : int
+        Threads of a node (``--omp-nthreads``).
+    memory_gb : float
+        Memory of the whole run (``--mem``, or what the machine and the cgroup grant).
+    low_mem : bool
+        Prefer small blocks of units over speed.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``, already resolved from ``auto``.
+    random_seed : int
+        Seed of every random choice; written to the sidecars.
+    sloppy : bool
+        Fast settings for a test run; results are not for use.
+    """
+
+    n_threads: int = 1
+    memory_gb: float = 4.0
+    low_mem: bool = False
+    device: str = "cpu"
+    random_seed: int = 0
+    sloppy: bool = False
+
+
+@runtime_checkable
+class Job(Protocol):
+    """One unit of work of one participant: a frozen Plan of an app has these attributes."""
+
+    @property
+    def name(self) -> str:
+        """Workflow name: letters, digits and underscores, unique within a run."""
+
+    @property
+    def participant(self) -> str:
+        """Label without ``sub-``."""
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Files that the job reads."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Files that the job will have written when it is done, relative to the output folder, POSIX style."""
+
+    @property
+    def mem_gb(self) -> float:
+        """Peak memory of its largest node."""
+
+    def summary(self) -> Sequence[str]:
+        """Lines that ``--dry-run`` prints."""
+
+
+@dataclass(frozen=True)
+class ParticipantPlan:
+    """What will be done for a participant, and what was left out and why."""
+
+    participant: str
+    jobs: tuple[Job, ...]
+    warnings: tuple[str, ...] = ()
