@@ -1,0 +1,7 @@
+"""From fMRIPrep outputs to single-trial responses: the library behind the BIDS-Apps of ``bids_app``."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0.dev0"
