@@ -1,0 +1,93 @@
+"""What tests share: reference cases, real and simulated data, and a way to run an app as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+os.environ.update(NO_ET="1", NIPYPE_NO_ET="1", MPLBACKEND="Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data"
+
+settings.register_profile("local", deadline=None, max_examples=40)
+settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this checkout."""
+    return ROOT
+
+
+@cache
+def _load_case(name: str) -> Mapping[str, np.ndarray]:
+    with np.load(DATA / "glm" / f"{name}.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return MappingProxyType(arrays)
+
+
+@pytest.fixture(scope="session")
+def reference_case() -> Callable[[str], Mapping[str, np.ndarray]]:
+    """Load a case of tests/data/glm by name, as a read-only mapping of read-only arrays (keys: README.md beside them)."""
+    return _load_case
+
+
+@pytest.fixture(scope="session", params=["a_event_related", "c_unequal_runs_extra_regressors", "e_structured_noise"])
+def each_reference_case(request: pytest.FixtureRequest) -> Mapping[str, np.ndarray]:
+    """Every open case in turn."""
+    return _load_case(request.param)
+
+
+@pytest.fixture(scope="session")
+def hrf_library_parameters() -> Path:
+    """The reference's table of double-gamma parameters."""
+    return DATA / "glm" / "hrf_library.tsv"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets: CONFORM_REAL_DATA, or ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("CONFORM_REAL_DATA") or ROOT.parent / "shared" / "data").resolve()
+    if not (folder / "haxby-slice" / "dataset_description.json").is_file():
+        pytest.skip(f"no real data: set CONFORM_REAL_DATA to a folder that holds haxby-slice (looked in {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_app() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m bids_app.<app> ARGUMENTS` in a process of its own, one thread, output captured.
+
+    Keywords: ``env`` adds variables, ``cwd`` is the working folder, ``timeout`` (s) ends it.
+    """
+
+    def run(
+        app: str,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 300,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"bids_app.{app}", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
