@@ -94,7 +94,7 @@ class HRFLibrary:
     @property
     def times(self) -> NDArray[np.float64]:
         """Times of the samples after onset (s), shape (n_samples,)."""
-        return np.arange(self.curves.shape[0]) * self.step
+        return np.arange(self.curves.shape[0], dtype=np.float64) * self.step
 
 
 def _gamma_density(t: NDArray[np.float64], delay: float, dispersion: float) -> NDArray[np.float64]:
