@@ -62,7 +62,7 @@ def test_the_assumed_hrf_is_glmsingles() -> None:
     np.testing.assert_allclose(assumed[-4:], ASSUMED_END, atol=1e-5)
 
 
-@given(duration=st.integers(0, 60).map(lambda tenths: tenths / 10), tr=st.floats(0.5, 3.0))
+@given(duration=st.integers(0, 60).map(lambda tenths: tenths / 10), tr=st.integers(5, 30).map(lambda tenths: tenths / 10))
 @settings(max_examples=30, deadline=None)
 def test_the_continuous_response_passes_through_glmsingles_samples(duration: float, tr: float) -> None:
     library = load_default_library()
@@ -70,7 +70,7 @@ def test_the_continuous_response_passes_through_glmsingles_samples(duration: flo
     # beyond the last knot GLMsingle extrapolates, where the continuous response is 0
     known = np.arange(len(sampled)) * tr <= 50
     continuous = response_at(library, duration, np.arange(len(sampled)) * tr)
-    np.testing.assert_allclose((continuous / continuous.max(axis=0))[known], sampled[known], atol=5e-4)
+    np.testing.assert_allclose((continuous / continuous.max(axis=0))[known], sampled[known], atol=2e-5)
 
 
 @given(duration=st.floats(0, 20), times=st.lists(st.floats(-100, 200), min_size=1, max_size=20))
