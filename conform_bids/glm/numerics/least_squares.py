@@ -1,0 +1,136 @@
+"""Least squares of one run in the rotated coordinates that every model shares.
+
+With X the run's single-trial regressors, orthogonal to the nuisance, and X = U S V' its singular value decomposition, the betas are
+V S^-1 U'Y. All models need of the data is w = U'Y (one matrix product), and ridge regression only rescales the rotated betas.
+
+R2 is measured on data that still hold the part e = E'Y which a basis E (noise regressors, and in compat the user's regressors) takes
+out for the fit; with N = E'XV its residual sum of squares is yy - 2 (S b'w + (N b)'e) + |S b|^2 + |N b|^2 for rotated betas b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from conform_bids.numerics.compute import to_tensor
+
+__all__ = ["RunFactor", "factorise_run", "residual_sum_of_squares", "separate_trials_matrix"]
+
+FloatArray = npt.NDArray[np.float64]
+RANK_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class RunFactor:
+    """Singular value decomposition of a run's regressors, nuisance out.
+
+    Attributes
+    ----------
+    left : (n_volumes, rank) tensor
+        U.
+    singular : (rank,) float64 array
+        S, descending; directions below 1e-6 of the largest are left out.
+    right : (n_trials, rank) float64 array
+        V.
+    leak : (p, rank) float64 array
+        N = E'XV, what the fitted regressors share with the basis E.
+    extra : (n_volumes, p) tensor
+        E.
+    """
+
+    left: torch.Tensor
+    singular: FloatArray
+    right: FloatArray
+    leak: FloatArray
+    extra: torch.Tensor
+
+    @property
+    def device(self) -> str:
+        """Where the tensors are."""
+        return str(self.left.device)
+
+    def weights(self) -> torch.Tensor:
+        """V S^-1, which turns U'Y into betas, (n_trials, rank)."""
+        return to_tensor(self.right / self.singular, self.device)
+
+
+def factorise_run(regressors: FloatArray, extra: FloatArray, device: str) -> RunFactor:
+    """Decompose a run's regressors.
+
+    Parameters
+    ----------
+    regressors : (n_volumes, n_trials) float64 array
+        Already orthogonal to the base nuisance.
+    extra : (n_volumes, p) float64 array
+        Orthonormal, orthogonal to the base nuisance; taken out of the regressors here.
+    device : str
+        Where the large factors go.
+    """
+    inside = extra.T @ regressors
+    left, singular, right = np.linalg.svd(regressors - extra @ inside, full_matrices=False)
+    norm = np.linalg.norm(regressors, axis=0).max(initial=0.0)
+    keep = singular > RANK_TOLERANCE * max(norm, singular.max(initial=0.0), np.finfo(float).tiny)
+    right = right[keep].T
+    return RunFactor(
+        left=to_tensor(left[:, keep], device),
+        singular=singular[keep],
+        right=right,
+        leak=inside @ right,
+        extra=to_tensor(extra, device),
+    )
+
+
+def residual_sum_of_squares(
+    factor: RunFactor, total: torch.Tensor, rotated: torch.Tensor, projected: torch.Tensor, data: torch.Tensor
+) -> torch.Tensor:
+    """Residual sum of squares of a run by unit, in data that still hold the extra basis' part.
+
+    Parameters
+    ----------
+    factor : RunFactor
+        Of the run.
+    total : (n_units,) tensor
+        Sum of squares of the data.
+    rotated : (rank, n_units) tensor
+        Rotated betas b = V'beta.
+    projected : (rank, n_units) tensor
+        w = U'Y.
+    data : (n_volumes, n_units) tensor
+        The data, base nuisance out; only its product with the extra basis is used.
+    """
+    scaled = rotated * to_tensor(factor.singular, factor.device)[:, None]
+    result = total - (scaled * (2 * projected - scaled)).sum(0)
+    if factor.extra.shape[1]:
+        inside = to_tensor(factor.leak, factor.device) @ rotated
+        result = result - (inside * (2 * (factor.extra.T @ data) - inside)).sum(0)
+    return result
+
+
+def separate_trials_matrix(regressors: FloatArray) -> FloatArray:
+    """Least squares separate (Mumford et al., 2012) as one matrix: betas = matrix @ (X'Y), shape (n_trials, n_trials).
+
+    Each trial is fitted beside the sum of all other trials of the run. With a = x_i, b = sum of the others, the first coefficient of
+    the 2 x 2 system is (b'b a'y - a'b b'y) / (a'a b'b - (a'b)^2), which is linear in X'Y.
+
+    Parameters
+    ----------
+    regressors : (n_volumes, n_trials) float64 array
+        All nuisance out.
+    """
+    gram = regressors.T @ regressors
+    own = np.diag(gram)
+    with_all = gram.sum(axis=1)
+    with_others = with_all - own
+    others = gram.sum() - 2 * with_all + own
+    determinant = own * others - with_others**2
+    alone = determinant <= 1e-10 * np.maximum(own * others, np.finfo(float).tiny)
+    safe = np.where(alone, 1.0, determinant)
+    n_trials = len(own)
+    # b'y is the sum over all trials less the trial's own
+    matrix = -np.outer(with_others / safe, np.ones(n_trials))
+    matrix[np.diag_indices(n_trials)] += others / safe + with_others / safe
+    single = np.diag(np.divide(1.0, own, out=np.zeros_like(own), where=own > 0))
+    return np.where(alone[:, None], single, matrix)

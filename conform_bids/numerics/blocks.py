@@ -1,0 +1,34 @@
+"""Blocks of units that fit a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["block_size", "index_blocks", "unit_blocks"]
+
+
+def block_size(bytes_per_unit: float, budget_bytes: float, *, smallest: int = 64, largest: int = 8192) -> int:
+    """Units a block, such that ``bytes_per_unit`` times it stays within the budget.
+
+    Beyond a few thousand units a matrix product gains nothing, and the caches lose; hence ``largest``.
+    """
+    return int(np.clip(budget_bytes // max(bytes_per_unit, 1.0), smallest, largest))
+
+
+def unit_blocks(n_units: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` units, of nearly equal length."""
+    if n_units <= 0:
+        return
+    count = -(-n_units // size)
+    edges = np.linspace(0, n_units, count + 1).round().astype(int)
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        yield slice(int(start), int(stop))
+
+
+def index_blocks(index: npt.NDArray[np.intp], size: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Consecutive parts of an index array, of at most ``size`` units each."""
+    for block in unit_blocks(len(index), size):
+        yield index[block]

@@ -1,0 +1,77 @@
+"""Where the large products run: device, threads and memory, and the machine's own rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits
+
+__all__ = ["Compute", "gemm_rate", "limit_threads", "to_numpy", "to_tensor"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Resources of one numeric call; none of it changes a result beyond rounding.
+
+    Attributes
+    ----------
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    n_threads : int
+        Threads of BLAS and torch.
+    memory_bytes : float
+        What temporary arrays may take.
+    """
+
+    device: str = "cpu"
+    n_threads: int = 1
+    memory_bytes: float = 1e9
+
+
+@contextmanager
+def limit_threads(n_threads: int) -> Iterator[None]:
+    """Run BLAS, OpenMP and torch on ``n_threads`` threads, and restore what was before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        with threadpool_limits(n_threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def to_tensor(array: npt.ArrayLike, device: str) -> torch.Tensor:
+    """Copy an array to the device as float32."""
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    if not values.flags.writeable:
+        values = values.copy()
+    return torch.from_numpy(values).to(device)
+
+
+def to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Bring a tensor back as a numpy array."""
+    result: npt.NDArray[np.float32] = tensor.detach().cpu().numpy()
+    return result
+
+
+def gemm_rate(compute: Compute, size: int = 1536, seconds: float = 0.5) -> float:
+    """Float32 matrix-product rate of this machine with these threads, in FLOP/s: the limit that speeds are held against."""
+    with limit_threads(compute.n_threads):
+        left = torch.rand(size, size, device=compute.device)
+        right = torch.rand(size, size, device=compute.device)
+        torch.mm(left, right)
+        best = np.inf
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            begin = time.perf_counter()
+            product = torch.mm(left, right)
+            if product.is_cuda:
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - begin)
+    return float(2 * size**3 / best)
