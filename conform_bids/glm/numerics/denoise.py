@@ -194,6 +194,7 @@ class RepeatScorer:
         self.weights = to_tensor(pairs.n_partners, device)
         self.test_weights = to_tensor(pairs.test_counts, device)
         matrix = pairs.partner_matrix.tocsr()  # type: ignore[attr-defined]
+        matrix.sum_duplicates()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
             self.partners = torch.sparse_csr_tensor(
