@@ -1,0 +1,106 @@
+"""What makes a BIDS-App of the spine: a record that names its settings and the functions behind each step.
+
+The functions are named as ``"package.module:function"`` and imported when they are needed, so that ``--help`` and
+``--dry-run`` never load the numerical libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from conform_bids import __version__
+from conform_bids.errors import UsageError
+
+__all__ = ["CODE_URL", "ISSUES_URL", "LEVELS", "App", "find_app", "load"]
+
+LEVELS = ("participant", "group")
+CODE_URL = "https://github.com/conform-bids/conform"
+ISSUES_URL = f"{CODE_URL}/issues"
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """One BIDS-App.
+
+    Attributes
+    ----------
+    name : str
+        Short name, as in the entry-point group ``conform.apps``: ``glm`` for ``conform-glm``.
+    summary : str
+        One line for ``--help`` and the Boutiques descriptor.
+    description : str
+        A paragraph: what it reads, does and writes; also the README.md of the output folder.
+    settings : type
+        Frozen dataclass whose fields are declared with `conform_bids.options.option`.
+    levels : tuple of str
+        Which of participant and group it has.
+    plan : str
+        ``plan(participant, dataset, selection, settings, resources, output_dir) -> ParticipantPlan``.
+    workflow : str
+        ``workflow(job) -> nipype.Workflow`` named ``job.name``; its node ``save`` writes the job's declared outputs.
+    methods : str
+        ``methods(settings, version) -> Methods``.
+    participant_report : str
+        ``participant_report(participant, output_dir, settings, about, errors, max_sessions) -> list[Path]``.
+    group : str, optional
+        ``group(output_dir, participants, settings, about) -> list[Path]``.
+    input_keys : tuple of str
+        Keys that it understands in ``--bids-filter-file``.
+    """
+
+    name: str
+    summary: str
+    description: str
+    settings: type
+    plan: str
+    workflow: str
+    methods: str
+    participant_report: str
+    group: str | None = None
+    levels: tuple[str, ...] = LEVELS
+    input_keys: tuple[str, ...] = ("bold",)
+
+    def __post_init__(self) -> None:
+        if not self.name.isalnum():
+            raise ValueError(f"an app's name is letters and digits: {self.name!r}")
+        if not self.levels or not set(self.levels) <= set(LEVELS):
+            raise ValueError(f"{self.name}: levels are among {LEVELS}, not {self.levels}")
+        if "group" in self.levels and self.group is None:
+            raise ValueError(f"{self.name}: the level group needs the function `group`")
+
+    @property
+    def command(self) -> str:
+        """Name of the console script, and in GeneratedBy: ``conform-glm``."""
+        return f"conform-{self.name}"
+
+    @property
+    def version(self) -> str:
+        """Version of conform, which all apps share."""
+        return __version__
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """Import the function that a ``"package.module:function"`` string names."""
+    module, _, function = reference.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def find_app(name: str) -> App:
+    """Find an installed app by its short name, in the entry-point group ``conform.apps``.
+
+    Raises
+    ------
+    UsageError
+        When no such app is installed.
+    """
+    from importlib.metadata import entry_points
+
+    found = entry_points(group="conform.apps")
+    if name not in found.names:
+        raise UsageError(f"no app is called {name!r}; installed are {', '.join(sorted(found.names)) or 'none'}")
+    app: App = found[name].load()
+    return app

@@ -1,0 +1,187 @@
+"""Checks on the folders of a run: which must differ, which belong to another app or to other settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bids_app.app import App
+from bids_app.config import RunConfig, derivative_paths
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+from conform_bids.options import options_of, to_mapping
+
+__all__ = ["SETTINGS_RECORD", "app_work_dir", "check_folders", "check_output", "clean_work_dir", "make_work_dir", "settings_record"]
+
+SETTINGS_RECORD = Path("logs") / "settings.json"
+_MARKER = ".conform-work-dir"
+
+
+def check_folders(config: RunConfig) -> None:
+    """Refuse folders that must not be used like this.
+
+    Raises
+    ------
+    UsageError
+        When the output or work folder is, or lies in, a folder that it would spoil.
+    MissingInputError
+        When bids_dir does not exist.
+    """
+    bids_dir, output_dir, work_dir = (
+        Path(os.path.realpath(path)) for path in (config.bids_dir, config.output_dir, config.execution.work_dir)
+    )
+    if not bids_dir.exists():
+        raise MissingInputError(f"bids_dir: there is no folder {config.bids_dir}")
+    if not bids_dir.is_dir():
+        raise UnusableInputError(f"bids_dir: {config.bids_dir} is not a folder")
+    if output_dir == bids_dir:
+        better = config.bids_dir / "derivatives" / f"conform-{config.app}"
+        raise UsageError(f"output_dir must not be bids_dir ({config.bids_dir}); use, say, {better}")
+    for name, path in derivative_paths(config.bids).items():
+        if output_dir == Path(os.path.realpath(path)):
+            raise UsageError(f"output_dir must not be an input, and is --derivatives {name} ({path})")
+    if work_dir == bids_dir or bids_dir in work_dir.parents:
+        raise UsageError(f"the work folder ({config.execution.work_dir}) must not be inside of bids_dir; give another by --work-dir")
+    if work_dir == output_dir:
+        raise UsageError(f"the work folder must not be output_dir ({config.output_dir}); give another by --work-dir")
+    for name, path in (("output_dir", output_dir), ("--work-dir", work_dir)):
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{name}: {path} is not a folder")
+
+
+def settings_record(app: App, config: RunConfig) -> dict[str, Any]:
+    """What decides on the results, for the output tree: app, version, settings, seed; a file by its name and content.
+
+    Raises
+    ------
+    MissingInputError
+        When a file that a setting names does not exist.
+    """
+    settings = to_mapping(config.settings)
+    for entry in options_of(type(config.settings)):
+        value = getattr(config.settings, entry.name)
+        if entry.kind is Path and value is not None:
+            settings[entry.name] = [_fingerprint(entry.flag, path) for path in value] if entry.many else _fingerprint(entry.flag, value)
+        elif entry.kind is str and isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value):
+            settings[entry.name] = _fingerprint(entry.flag, Path(value))
+    settings["random_seed"] = config.execution.random_seed
+    settings["sloppy"] = config.execution.sloppy
+    record: dict[str, Any] = json.loads(json.dumps({"App": app.command, "Version": app.version, "Settings": settings}))
+    return record
+
+
+def check_output(app: App, config: RunConfig) -> None:
+    """Refuse an output folder of something else, or of other settings or another version without ``--overwrite``.
+
+    Raises
+    ------
+    UsageError
+        Saying what made it, or which setting differs.
+    """
+    output_dir = config.output_dir
+    description = _read_json(output_dir / "dataset_description.json")
+    if description is not None:
+        makers = description.get("GeneratedBy")
+        makers = makers if isinstance(makers, list) else []
+        names = [str(maker.get("Name")) for maker in makers if isinstance(maker, Mapping)]
+        if app.command not in names[:1]:
+            kind = f"was made by {names[0]}" if names else "is a dataset that no app made"
+            raise UsageError(f"output_dir {output_dir} {kind}; give {app.command} a folder of its own")
+    made = _read_json(output_dir / SETTINGS_RECORD)
+    if made is None or config.actions.overwrite or not _holds_results(output_dir):
+        return
+    ours = settings_record(app, config)
+    if made.get("App") != app.command:
+        raise UsageError(f"output_dir {output_dir} was made by {made.get('App')}; give {app.command} a folder of its own")
+    differences = _differences(made, ours)
+    if differences:
+        raise UsageError(
+            f"output_dir {output_dir} was made with {'; '.join(differences)}; use another folder, or --overwrite to write to it anyway"
+        )
+
+
+def app_work_dir(config: RunConfig) -> Path:
+    """Folder of the app in the work folder; two apps may share the latter."""
+    return config.execution.work_dir / f"conform_{config.app}"
+
+
+def make_work_dir(config: RunConfig) -> Path:
+    """Make the app's work folder, marked as such.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be made.
+    """
+    folder = app_work_dir(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARKER).touch()
+    except OSError as error:
+        raise UsageError(f"--work-dir: {folder} cannot be written: {error.strerror or error}") from error
+    return folder
+
+
+def clean_work_dir(config: RunConfig) -> None:
+    """Remove what the app left in the work folder, and nothing that it did not make.
+
+    Raises
+    ------
+    UsageError
+        When the folder there is not one that the app made.
+    """
+    folder = app_work_dir(config)
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not (folder / _MARKER).is_file():
+        raise UsageError(f"--clean-workdir: {folder} is not a work folder that {config.app} made; nothing was removed")
+    shutil.rmtree(folder)
+
+
+def _differences(made: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    differences = []
+    if made.get("Version") != ours["Version"]:
+        differences.append(f"version {made.get('Version')} (this is {ours['Version']})")
+    theirs = made.get("Settings")
+    theirs = theirs if isinstance(theirs, Mapping) else {}
+    for name in dict.fromkeys((*ours["Settings"], *theirs)):
+        before, now = theirs.get(name), ours["Settings"].get(name)
+        if before != now:
+            differences.append(f"{name} = {_show(before)} (now {_show(now)})")
+    return differences
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _fingerprint(flag: str, path: Path) -> str:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise MissingInputError(f"{flag}: {path}: {error.strerror or error}") from error
+    return f"{path.name} (sha256 {digest[:16]})"
+
+
+def _holds_results(output_dir: Path) -> bool:
+    """Whether there is more than logs and reports of participants."""
+    for folder in (*output_dir.glob("sub-*"), *output_dir.glob("tpl-*"), output_dir / "store"):
+        for _, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if name not in ("log", "figures")]
+            if files:
+                return True
+    return False
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

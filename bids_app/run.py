@@ -1,0 +1,279 @@
+"""The life of a run, in order: parse, check, plan, build, execute, report, record."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bids_app.app import App
+from bids_app.cli import parse
+from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, summary_lines
+from conform_bids.errors import ConformError, MissingInputError
+
+if TYPE_CHECKING:
+    from bids_app.config import RunConfig
+    from bids_app.execute import ExecutionOutcome
+    from bids_app.failures import ParticipantFailure
+    from bids_app.plan import RunPlan
+    from conform_bids.bids.index import Dataset
+    from conform_bids.jobs import Resources
+
+__all__ = ["main", "run"]
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that what must be written at the end is."""
+
+
+def main(app: App, arguments: Sequence[str] | None = None) -> int:
+    """Run an app from its command line.
+
+    Parameters
+    ----------
+    app : App
+        The app.
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 all done; 1 some participants failed; 2 usage; 65, 66 nothing completed as input is unusable or
+        missing; 70 a bug; 130, 143 interrupted.
+    """
+    config = None
+    try:
+        with _termination_as_exception():
+            config = parse(app, arguments)
+            return run(app, config)
+    except ConformError as error:
+        show_error(error, command=app.command, with_traceback=config is not None and config.execution.tracebacks)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except _Terminated:
+        return 128 + signal.SIGTERM
+    except Exception as error:
+        if is_environment_error(error):
+            show_error(error, command=app.command, with_traceback=config is not None and config.execution.tracebacks)
+            return 1
+        show_bug(error, command=app.command, version=app.version)
+        return 70
+
+
+def run(app: App, config: RunConfig) -> int:
+    """Do what a configuration says; the exit status is returned.
+
+    Raises
+    ------
+    ConformError
+        When nothing can be done, for a reason that the user can mend.
+    """
+    from bids_app.environment import prepare_environment
+    from bids_app.folders import app_work_dir, check_folders, check_output, clean_work_dir, make_work_dir
+
+    check_folders(config)
+    check_output(app, config)
+    writes_work = not (config.actions.dry_run or config.actions.boilerplate_only or config.actions.reports_only)
+    if writes_work:
+        if config.actions.clean_workdir:
+            clean_work_dir(config)
+        make_work_dir(config)
+    prepare_environment(app_work_dir(config) / ".caches" if writes_work else None)
+    if config.actions.boilerplate_only:
+        from bids_app.record import write_boilerplate
+
+        write_boilerplate(app, config)
+        return 0
+    resources = _resources(config)
+    if config.actions.reports_only:
+        return _reports_only(app, config, resources)
+    dataset, plan = _plan(app, config, resources)
+    if config.actions.dry_run:
+        return _dry_run(app, config, plan)
+    return _process(app, config, resources, dataset, plan)
+
+
+def _plan(app: App, config: RunConfig, resources: Resources) -> tuple[Dataset | None, RunPlan]:
+    """Read and validate the dataset, and decide what to do for each participant."""
+    from bids_app.plan import RunPlan, make_plan, selection_of
+
+    if "participant" not in config.levels:
+        return None, RunPlan()
+    from bids_app.config import derivative_paths
+    from conform_bids.bids.index import open_dataset
+
+    selection, warnings = selection_of(app, config)
+    dataset = open_dataset(
+        config.bids_dir,
+        derivatives=derivative_paths(config.bids),
+        participants=config.bids.participant_label,
+        database_dir=config.bids.bids_database_dir,
+    )
+    if not config.bids.skip_bids_validation and dataset.raw is not None:
+        from bids_app.validation import validate_raw
+
+        warnings += validate_raw(dataset.raw, dataset.participants, config.bids.session_label)
+    plan = make_plan(app, config, dataset, selection, resources)
+    show_warnings((*warnings, *plan.warnings))
+    return dataset, plan
+
+
+def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
+    from bids_app.plan import describe
+
+    print("\n".join(describe(app, config, plan)))
+    return 0 if plan.jobs else exit_code((), plan.failures)
+
+
+def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset | None, plan: RunPlan) -> int:
+    """Build, execute, report and record; reports are written whatever happens."""
+    from bids_app.provenance import about, collect
+    from bids_app.record import participants_in, write_group, write_logs, write_reports, write_root_files
+
+    failures: dict[str, ParticipantFailure] = dict(plan.failures)
+    completed: tuple[str, ...] = ()
+    interrupted: int | None = None
+    provenance = collect(app, config, resources)
+    if plan.jobs:
+        write_root_files(app, config, dataset)
+        write_logs(app, config, plan.jobs, provenance)
+        try:
+            outcome = _execute(app, config, resources, plan, failures)
+            failures.update(outcome.failures)
+            completed, interrupted = outcome.completed, outcome.signal
+        finally:
+            failed_reports = write_reports(app, config, _with_report(config, plan), about(provenance), failures)
+            failures.update({label: failure for label, failure in failed_reports.items() if label not in failures})
+        completed = tuple(label for label in completed if label not in failures)
+    if "group" in config.levels and interrupted is None and (completed or "participant" not in config.levels):
+        labels = [label for label in participants_in(config.output_dir, _group_labels(config)) if label not in failures]
+        if not plan.jobs:
+            write_root_files(app, config, dataset)
+            write_logs(app, config, (), provenance)
+        group_failure = write_group(app, config, labels, about(provenance))
+        failures.update(group_failure)
+        completed += () if group_failure else ("group",)
+    unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
+    return _conclude(app, completed, failures, unfinished, interrupted)
+
+
+def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, failures: dict[str, ParticipantFailure]) -> ExecutionOutcome:
+    """Build the workflows and run them; participants whose workflow cannot be built join ``failures``."""
+    from bids_app.build import build_workflows, write_graphs
+    from bids_app.execute import ExecutionConfig, run_workflow
+    from bids_app.folders import app_work_dir
+    from bids_app.record import log_dirs
+
+    workflows, not_built = build_workflows(app, config, plan)
+    failures.update(not_built)
+    logs = log_dirs(config, workflows)
+    if config.execution.write_graph:
+        show_warnings(write_graphs(workflows, logs))
+    execution = config.execution
+    return run_workflow(
+        workflows,
+        config=ExecutionConfig(
+            work_dir=app_work_dir(config),
+            log_dirs=logs,
+            run_id=config.run_id,
+            nprocs=_nprocs(config),
+            omp_nthreads=resources.n_threads,
+            memory_gb=resources.memory_gb,
+            plugin_file=execution.use_plugin,
+            stop_on_first_crash=execution.stop_on_first_crash,
+            resource_monitor=execution.resource_monitor,
+            verbosity=execution.verbose,
+            debug=execution.debug_workflow,
+            outputs={label: tuple(config.output_dir / output for output in plan.outputs(label)) for label in workflows},
+            progress=True,
+        ),
+    )
+
+
+def _reports_only(app: App, config: RunConfig, resources: Resources) -> int:
+    """Make the reports anew, and the group's when it was asked for."""
+    from bids_app.provenance import about, collect
+    from bids_app.record import participants_in, write_group, write_reports
+
+    labels = participants_in(config.output_dir, config.bids.participant_label)
+    facts = about(collect(app, config, resources))
+    failures: dict[str, ParticipantFailure] = {}
+    completed: tuple[str, ...] = ()
+    if "participant" in config.levels:
+        failures.update(write_reports(app, config, labels, facts, {}))
+        completed = tuple(label for label in labels if label not in failures)
+    if "group" in config.levels:
+        group_failure = write_group(app, config, labels, facts)
+        failures.update(group_failure)
+        completed += () if group_failure else ("group",)
+    return _conclude(app, completed, failures, (), None)
+
+
+def _conclude(
+    app: App, completed: Sequence[str], failures: Mapping[str, ParticipantFailure], unfinished: Sequence[str], interrupted: int | None
+) -> int:
+    """Print a line a participant, and choose the exit status."""
+    for line in summary_lines(completed, failures, unfinished):
+        print(f"{app.command}: {line}", flush=True)
+    if not completed and not failures and interrupted is None:
+        raise MissingInputError("there was nothing to do")
+    return exit_code(completed, failures, interrupted)
+
+
+def _resources(config: RunConfig) -> Resources:
+    """Find what the run may use."""
+    from bids_app.resources import available_memory_gb, resolve_device
+    from conform_bids.jobs import Resources
+
+    execution, nprocs = config.execution, _nprocs(config)
+    threads = execution.omp_nthreads or min(nprocs, 8)
+    if threads > nprocs:
+        show_warnings([f"--omp-nthreads {threads} is more than --nprocs {nprocs}"])
+    device = execution.device
+    if not config.actions.dry_run:  # which must not load torch, and torch alone can say whether there is a GPU
+        device = resolve_device(device)
+    elif device == "auto":
+        device = "cpu"
+    return Resources(
+        n_threads=threads,
+        memory_gb=execution.memory_gb or available_memory_gb(),
+        low_mem=execution.low_mem,
+        device=device,
+        random_seed=execution.random_seed,
+        sloppy=execution.sloppy,
+    )
+
+
+def _nprocs(config: RunConfig) -> int:
+    from bids_app.resources import available_cpus
+
+    return config.execution.nprocs or available_cpus()
+
+
+def _with_report(config: RunConfig, plan: RunPlan) -> list[str]:
+    """Participants that get a report: those processed, and those of an earlier run that cannot be any more."""
+    earlier = [label for label in plan.failures if (config.output_dir / f"sub-{label}").is_dir()]
+    return sorted({*plan.jobs, *earlier})
+
+
+def _group_labels(config: RunConfig) -> tuple[str, ...]:
+    return () if "participant" in config.levels else config.bids.participant_label
+
+
+@contextmanager
+def _termination_as_exception() -> Iterator[None]:
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread: the caller deals with signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
