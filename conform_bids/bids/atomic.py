@@ -1,0 +1,201 @@
+"""Writes that leave no half file under a final name, and a lock that jobs on several machines share.
+
+The module is light; other modules take these names from `conform_bids.bids.derivatives`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conform_bids.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["atomic_path", "lock_file", "write_json", "write_text", "write_tsv"]
+
+TEMPORARY_PREFIX = ".conform-"
+LOCK_NAME = ".conform.lock"
+LOCK_TIMEOUT_S = 120.0
+STALE_LOCK_S = 600.0
+_POLL_S = 0.05
+_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes the place of ``path``, on any failure it is removed.
+
+    The temporary name starts with a dot and keeps the extension, as image writers go by it. The content is on the disk
+    (fsync) before the rename, so that a power cut leaves the old file or the new one. Missing folders are made.
+
+    Parameters
+    ----------
+    path : path-like
+        Final name. A symbolic link there (an annexed file, say) is replaced, not followed.
+
+    Raises
+    ------
+    OSError
+        As the file system gave it (a full disk: ENOSPC); FileNotFoundError when the block wrote nothing.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    extension = "".join(final.name.lstrip(".").partition(".")[1:])
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{extension}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, final)
+    except BaseException:  # an interrupt must not leave it behind either
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    with contextlib.suppress(OSError):  # some network file systems refuse it on folders
+        _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a JSON object atomically; NumPy values become plain ones and paths become POSIX strings.
+
+    Raises
+    ------
+    ValueError
+        For NaN or an infinity, which JSON has not.
+    TypeError
+        For a value that JSON cannot hold.
+    """
+    write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n", path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return Path(value).as_posix()
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def write_tsv(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table as BIDS has it (tabs, one header line, ``n/a`` for what is missing, no index), atomically."""
+    write_text(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"), path)
+
+
+@contextlib.contextmanager
+def lock_file(folder: str | os.PathLike[str], *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Hold the lock of ``folder`` (made when absent) against every other process, on this machine or another.
+
+    ``flock`` where the file system has it; elsewhere (NFS without a lock daemon, some FUSE) a folder made beside, which is
+    atomic everywhere and counts as left behind after ten minutes. Not re-entrant.
+
+    Parameters
+    ----------
+    timeout_s : float
+        Seconds to wait for another holder.
+
+    Raises
+    ------
+    UsageError
+        When the folder cannot be written to, or the lock was not to be had in time; the message says what to do.
+    """
+    root = Path(folder)
+    deadline = time.monotonic() + timeout_s
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        release = _acquire(root, deadline)
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be written to ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        release()
+
+
+def _acquire(root: Path, deadline: float) -> Any:
+    path = root / LOCK_NAME
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _BUSY:  # no locks here at all
+                return _acquire_folder(root, deadline)
+            _wait(path, deadline)
+            continue
+        if _is_same_file(path, descriptor):
+            return lambda: _release(path, descriptor)
+        os.close(descriptor)  # the former holder removed it between our open and our lock
+
+
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _release(path: Path, descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()  # before the unlock: who waits on this file sees that it is gone, and opens the next one
+    os.close(descriptor)
+
+
+def _acquire_folder(root: Path, deadline: float) -> Any:
+    path = root / f"{LOCK_NAME}.d"
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_LOCK_S:
+                    _remove_folder(path)
+                    continue
+            _wait(path, deadline)
+            continue
+        with contextlib.suppress(OSError):
+            (path / "holder").write_text(f"{socket.gethostname()} {os.getpid()}\n", encoding="utf-8")
+        return lambda: _remove_folder(path)
+
+
+def _remove_folder(path: Path) -> None:
+    # renamed first, so that of two processes that find it stale only one removes it
+    aside = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+        (aside / "holder").unlink(missing_ok=True)
+        aside.rmdir()
+
+
+def _wait(path: Path, deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise UsageError(
+            f"{path}: another run has held this lock for too long; wait for it to end, or, if none is running, remove {path.name}"
+        )
+    time.sleep(_POLL_S)

@@ -1,0 +1,315 @@
+"""Preprocessed BOLD series, each with the mask, events, confounds and metadata that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from conform_bids.bids.index import FMRIPREP, NATIVE_SPACE, RAW, BIDSFile, Dataset, Selection
+from conform_bids.bids.names import build_name, natural_key, parse_name, same_label
+from conform_bids.bids.selection import matches_filter, shorten
+from conform_bids.errors import MissingInputError, UnusableInputError
+
+__all__ = ["BoldSeries", "find_bold", "spatial_reference"]
+
+Kind = Literal["nifti", "cifti", "gifti"]
+
+_KINDS: Mapping[str, Kind] = {".nii.gz": "nifti", ".nii": "nifti", ".dtseries.nii": "cifti", ".func.gii": "gifti"}
+_RUN_ENTITIES = ("ses", "task", "acq", "ce", "rec", "dir", "run")
+_GRID_ENTITIES = ("space", "cohort", "res")
+_SORT_ENTITIES = ("ses", "task", "run", "space", "cohort", "res", "den")
+_HEMISPHERES = ("L", "R")
+
+
+@dataclass(frozen=True)
+class BoldSeries:
+    """One run of preprocessed BOLD in one space.
+
+    Attributes
+    ----------
+    participant : str
+        Label without ``sub-``.
+    entities : dict of str to str
+        Of the BOLD file, without ``hemi`` and ``desc``; labels as in the file name.
+    kind : {'nifti', 'cifti', 'gifti'}
+        How its units lie.
+    files : tuple of Path
+        One file; for gifti the left and the right hemisphere.
+    mask : Path or None
+        Brain mask on the same grid (nifti only).
+    events, confounds : Path or None
+        Those of the run.
+    metadata : dict
+        Of its JSON sidecars (RepetitionTime in s, StartTime in s, ...).
+    warnings : tuple of str
+        What was expected but is not there.
+    """
+
+    participant: str
+    entities: dict[str, str]
+    kind: Kind
+    files: tuple[Path, ...]
+    mask: Path | None
+    events: Path | None
+    confounds: Path | None
+    metadata: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def space_label(self) -> str:
+        """Label of its space; ``boldref`` for the run's own grid, which has no ``space`` in its name."""
+        return self.entities.get("space", NATIVE_SPACE)
+
+
+def find_bold(dataset: Dataset, participant: str, selection: Selection) -> list[BoldSeries]:
+    """Find the preprocessed BOLD of a participant, sorted by session, task, run and space.
+
+    Labels that a participant has none of, beside others that are there, are a warning of the dataset.
+
+    Raises
+    ------
+    MissingInputError
+        When there is no fMRIPrep derivative, or nothing in it matches; the message lists what there is. Also for a link to
+        content that is not here.
+    UnusableInputError
+        When a hemisphere is missing, or two files claim the same names.
+    """
+    for key in selection.ignored_filters:
+        dataset.warn(f"--bids-filter-file: {key!r} has no effect here")
+    files = _preprocessed(dataset, participant, selection)
+    files = _select_labels(dataset, participant, files, selection)
+    files = _select_by_filter(participant, files, selection)
+    files = _select_spaces(dataset, participant, files, selection)
+    groups: dict[tuple[Any, ...], list[BIDSFile]] = {}
+    for file in files:
+        entities = _shared_entities(file)
+        groups.setdefault((_KINDS[file.extension], *sorted(entities.items())), []).append(file)
+    series = [_assemble(dataset, participant, group, selection) for group in groups.values()]
+    return sorted(series, key=_sort_key)
+
+
+def _sort_key(series: BoldSeries) -> tuple[Any, ...]:
+    order = [natural_key(series.entities.get(key, "")) for key in _SORT_ENTITIES]
+    return (*order, series.kind, series.files[0].name)
+
+
+def _shared_entities(file: BIDSFile) -> dict[str, str]:
+    return {key: label for key, label in file.entities.items() if key not in ("hemi", "desc")}
+
+
+def _preprocessed(dataset: Dataset, participant: str, selection: Selection) -> list[BIDSFile]:
+    """Final BOLD of fMRIPrep: ``desc-preproc`` volumes, and CIFTI and GIFTI, which have no desc."""
+    if FMRIPREP not in dataset.derivatives:
+        others = f" (other derivatives: {', '.join(dataset.derivatives)})" if dataset.derivatives else ""
+        raise MissingInputError(f"{dataset.bids_dir}: no fMRIPrep derivative{others}; name it by -d fmriprep=PATH")
+    root = dataset.derivatives[FMRIPREP]
+    asks_for = selection.filter_for("bold")
+    found = dataset.files(FMRIPREP, participant, suffix=asks_for.get("suffix", "bold"), extensions=tuple(_KINDS))
+    final = []
+    for file in found:
+        desc = file.entities.get("desc")
+        expected = desc == "preproc" or (desc is None and _KINDS[file.extension] != "nifti")
+        single_echo = "echo" in file.entities and "echo" not in asks_for  # one echo of several: not combined yet
+        if not single_echo and (expected or "desc" in asks_for):
+            final.append(file)
+    if not final:
+        reason = "no preprocessed BOLD (*_desc-preproc_bold.nii.gz, *_bold.dtseries.nii or *_bold.func.gii)"
+        if not (root / f"sub-{participant}").is_dir():
+            reason = f"no folder sub-{participant}"
+        raise MissingInputError(f"{root}: {reason} for sub-{participant}; fMRIPrep must have run first")
+    return final
+
+
+def _select_labels(dataset: Dataset, participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
+    for key, word, asked in (
+        ("ses", "session", selection.sessions),
+        ("task", "task", selection.tasks),
+        ("run", "run", selection.runs),
+    ):
+        if not asked:
+            continue
+        available = sorted({file.entities[key] for file in files if key in file.entities}, key=natural_key)
+        absent = [label for label in asked if not any(same_label(label, other) for other in available)]
+        if len(absent) == len(asked):
+            raise MissingInputError(f"sub-{participant}: no BOLD of {word} {shorten(asked)}; there are: {shorten(available)}")
+        for label in absent:
+            dataset.warn(f"sub-{participant}: no BOLD of {word} {label}; there are: {shorten(available)}")
+        files = [file for file in files if key in file.entities and any(same_label(file.entities[key], label) for label in asked)]
+    return files
+
+
+def _select_by_filter(participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
+    for key, wanted in selection.filter_for("bold").items():
+        kept = [file for file in files if _passes({key: wanted}, file)]
+        if not kept:
+            available = {str(_attribute(file, key)) for file in files}
+            there_are = shorten(sorted(available - {"None"}, key=natural_key))
+            raise MissingInputError(
+                f"sub-{participant}: no BOLD passes --bids-filter-file, bold: {key} = {wanted!r}; there are: {there_are}"
+            )
+        files = kept
+    return files
+
+
+def _passes(query: Mapping[str, Any], file: BIDSFile) -> bool:
+    return matches_filter(query, file.entities, suffix=file.suffix, extension=file.extension, datatype=file.datatype)
+
+
+def _attribute(file: BIDSFile, key: str) -> str | None:
+    if key in ("suffix", "extension", "datatype"):
+        return str(getattr(file, key))
+    return file.entities.get(key)
+
+
+def _describe_space(file: BIDSFile) -> str:
+    modifiers = [f"{key}-{file.entities[key]}" for key in ("res", "den", "cohort") if key in file.entities]
+    return f"{':'.join([file.entities.get('space', NATIVE_SPACE), *modifiers])} ({_KINDS[file.extension]})"
+
+
+def _select_spaces(dataset: Dataset, participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
+    available = shorten(sorted({_describe_space(file) for file in files}, key=natural_key), 40)
+    if selection.file_formats:
+        files = [file for file in files if _KINDS[file.extension] in selection.file_formats]
+        if not files:
+            formats = ", ".join(selection.file_formats)
+            raise MissingInputError(f"sub-{participant}: no BOLD of format {formats}; there are: {available}")
+    if not selection.spaces:
+        return files
+    absent = [space for space in selection.spaces if not any(space.matches(file.entities) for file in files)]
+    if len(absent) == len(selection.spaces):
+        raise MissingInputError(f"sub-{participant}: no BOLD in space {', '.join(map(str, absent))}; there are: {available}")
+    for space in absent:
+        dataset.warn(f"sub-{participant}: no BOLD in space {space}; there are: {available}")
+    return [file for file in files if any(space.matches(file.entities) for space in selection.spaces)]
+
+
+def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], selection: Selection) -> BoldSeries:
+    entities = _shared_entities(group[0])
+    kind = _KINDS[group[0].extension]
+    files = _hemisphere_pair(group) if kind == "gifti" else _single_file(group)
+    for path in files:
+        _check_content(path)
+    metadata = dataset.sidecar(files[0])
+    if "RepetitionTime" not in metadata:
+        metadata = {**_raw_timing(dataset, participant, entities), **metadata}
+    series = BoldSeries(participant, entities, kind, files, None, None, None, metadata, ())
+    mask = _find_mask(dataset, series, selection) if kind == "nifti" else None
+    events = _find_events(dataset, series, selection)
+    confounds = _find_confounds(dataset, series, selection)
+    missing = [("brain mask", mask is None and kind == "nifti"), ("events", events is None), ("confounds", confounds is None)]
+    warnings = tuple(f"{files[0].name}: no {what}" for what, is_missing in missing if is_missing)
+    return replace(series, mask=mask, events=events, confounds=confounds, warnings=warnings)
+
+
+def _single_file(group: Sequence[BIDSFile]) -> tuple[Path, ...]:
+    if len(group) > 1:
+        listing = ", ".join(file.path.name for file in group)
+        raise UnusableInputError(f"{group[0].path.parent}: {listing} would share their outputs; choose by --bids-filter-file")
+    return (group[0].path,)
+
+
+def _hemisphere_pair(group: Sequence[BIDSFile]) -> tuple[Path, ...]:
+    pair: list[Path] = []
+    for hemisphere in _HEMISPHERES:
+        side = [file for file in group if file.entities.get("hemi") == hemisphere]
+        if not side:
+            present = group[0]
+            name = parse_name(present.path)
+            expected = build_name({**name.entities, "hemi": hemisphere}, name.suffix, name.extension)
+            raise UnusableInputError(f"{present.path.parent / expected}: missing; hemispheres are fitted together")
+        pair.extend(_single_file(side))
+    return tuple(pair)
+
+
+def _check_content(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise MissingInputError(f"{path}: a link to content that is not here; `datalad get` fetches it")
+
+
+def _raw_timing(dataset: Dataset, participant: str, entities: Mapping[str, str]) -> dict[str, Any]:
+    """RepetitionTime of the raw series, which early fMRIPrep releases did not repeat."""
+    for file in _same_run(dataset.files(RAW, participant, suffix="bold", extensions=(".nii.gz", ".nii")), entities):
+        metadata = dataset.sidecar(file.path)
+        if "RepetitionTime" in metadata:
+            return {"RepetitionTime": metadata["RepetitionTime"]}
+    return {}
+
+
+def _agree(first: Mapping[str, str], second: Mapping[str, str], keys: Sequence[str]) -> bool:
+    """Whether two files agree on these entities, absent ones included; early fMRIPrep releases dropped the padding of runs."""
+    return all(
+        same_label(first[key], second[key]) if key in first and key in second else key not in first and key not in second for key in keys
+    )
+
+
+def _same_run(files: Sequence[BIDSFile], entities: Mapping[str, str]) -> list[BIDSFile]:
+    return [file for file in files if _agree(file.entities, entities, _RUN_ENTITIES)]
+
+
+def _only(files: Sequence[Path], series: BoldSeries, what: str) -> Path | None:
+    if len(files) > 1:
+        listing = ", ".join(path.name for path in files)
+        raise UnusableInputError(f"{series.files[0]}: several {what} to choose from ({listing}); choose by --bids-filter-file")
+    if files:
+        _check_content(files[0])
+    return files[0] if files else None
+
+
+def _find_mask(dataset: Dataset, series: BoldSeries, selection: Selection) -> Path | None:
+    query = {"desc": "brain", **selection.filter_for("mask")}
+    masks = dataset.files(FMRIPREP, series.participant, suffix=query.get("suffix", "mask"), extensions=(".nii.gz", ".nii"))
+    fitting = [file for file in _same_run(masks, series.entities) if _passes(query, file)]
+    keys = tuple(key for key in _GRID_ENTITIES if key not in query)
+    return _only([file.path for file in fitting if _agree(file.entities, series.entities, keys)], series, "masks")
+
+
+def _find_confounds(dataset: Dataset, series: BoldSeries, selection: Selection) -> Path | None:
+    query = {"desc": "confounds", **selection.filter_for("confounds")}
+    tables = dataset.files(FMRIPREP, series.participant, suffix=query.get("suffix", ("timeseries", "regressors")), extensions=(".tsv",))
+    fitting = [file for file in _same_run(tables, series.entities) if _passes(query, file)]
+    latest = [file for file in fitting if file.suffix == "timeseries"] or fitting
+    return _only([file.path for file in latest], series, "confounds")
+
+
+def _find_events(dataset: Dataset, series: BoldSeries, selection: Selection) -> Path | None:
+    """Events of the run by the inheritance principle: the closest file wins, and of two in a folder the more specific."""
+    query = selection.filter_for("events")
+    run = {"sub": series.participant, **{key: series.entities[key] for key in _RUN_ENTITIES if key in series.entities}}
+    found = dataset.inherited(RAW, series.participant, run, suffix="events", extension=".tsv", same=same_label)
+    passing = [path for path in found if _events_pass(query, path)]
+    if not passing:
+        return None
+    closest = passing[-1]
+    rank = _specificity(closest)
+    return _only([path for path in passing if _specificity(path) == rank], series, "events")
+
+
+def _events_pass(query: Mapping[str, Any], path: Path) -> bool:
+    name = parse_name(path)
+    return matches_filter(query, name.entities, suffix=name.suffix, extension=name.extension, datatype=path.parent.name)
+
+
+def _specificity(path: Path) -> tuple[Path, int]:
+    return path.parent, len(parse_name(path).entities)
+
+
+def spatial_reference(dataset: Dataset, series: BoldSeries) -> str:
+    """BIDS URI of the image that a series is aligned to, for the sidecars of what is made from it.
+
+    What fMRIPrep's sidecar says; else, in T1w space, the participant's preprocessed T1w image; else the series itself.
+    """
+    stated = series.metadata.get("SpatialReference")
+    if isinstance(stated, str) and stated:
+        if stated.startswith("bids::"):
+            return f"bids:{FMRIPREP}:{stated.removeprefix('bids::')}"
+        if ":" in stated or stated == "orig":
+            return stated
+        return f"bids:{FMRIPREP}:{stated}"
+    if series.space_label == "T1w":
+        images = dataset.files(FMRIPREP, series.participant, suffix="T1w", extensions=(".nii.gz", ".nii"), desc="preproc", space=None)
+        in_session = [file for file in images if file.entities.get("ses") == series.entities.get("ses")]
+        if images:
+            return dataset.bids_uri((in_session or images)[0].path)
+    return dataset.bids_uri(series.files[0])
