@@ -1,0 +1,150 @@
+"""CIFTI-2 files: dense series and dense scalars, read and written in blocks of grayordinates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.cifti2.cifti2 import Cifti2Image
+from nibabel.cifti2.cifti2_axes import BrainModelAxis, ScalarAxis, SeriesAxis
+from nibabel.cifti2.parse_cifti2 import Cifti2Extension
+from numpy.typing import NDArray
+
+from conform_bids.bids.derivatives import atomic_path
+from conform_bids.bids.spaces import CiftiSpace
+from conform_bids.bids.volumes import check_size, reading
+from conform_bids.errors import UnusableInputError
+
+__all__ = ["CiftiHeader", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
+
+_BLOCK_BYTES = 32 * 2**20
+_MAX_VERTICES = 10**8
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class CiftiHeader:
+    """What a CIFTI-2 file says of itself; ``dtype`` and the following three are about the bytes on disk."""
+
+    path: Path
+    n_maps: int
+    is_series: bool
+    brain_models: BrainModelAxis
+    repetition_time_s: float | None
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+
+    def space(self, label: str, density: str | None, resolution: str | None) -> CiftiSpace:
+        """The grayordinates as a space."""
+        return CiftiSpace.from_axis(self.brain_models, label=label, density=density, resolution=resolution, source=str(self.path))
+
+
+def read_cifti_header(path: str | Path) -> CiftiHeader:
+    """Read and check the header of a ``.dtseries.nii`` or ``.dscalar.nii``.
+
+    Raises
+    ------
+    MissingInputError, UnusableInputError
+        The latter also when it is not CIFTI-2, or its second axis is not one of brain models.
+    """
+    path = Path(path)
+    with reading(path):
+        image = nib.load(path)
+        if not isinstance(image, Cifti2Image):
+            raise UnusableInputError(f"{path}: not a CIFTI-2 image")
+        if image.ndim != 2:
+            raise UnusableInputError(f"{path}: a CIFTI-2 matrix of {image.ndim} dimensions, where 2 were expected")
+        rows, models = (image.header.get_axis(k) for k in (0, 1))
+        if not isinstance(models, BrainModelAxis):
+            kind = type(models).__name__
+            raise UnusableInputError(f"{path}: no brain models along its second axis ({kind}); parcellated files are not read")
+        if (len(rows), len(models)) != image.shape:
+            raise UnusableInputError(f"{path}: its axes say {len(rows)} x {len(models)}, its data are {image.shape[0]} x {image.shape[1]}")
+        _check_models(path, models)
+        proxy: Any = image.dataobj
+        if proxy.dtype.kind not in "iuf":
+            raise UnusableInputError(f"{path}: values are not numbers (data type {proxy.dtype})")
+        check_size(path, int(proxy.offset) + image.shape[0] * image.shape[1] * proxy.dtype.itemsize, compressed=False)
+        is_series = isinstance(rows, SeriesAxis)
+        return CiftiHeader(
+            path=path,
+            n_maps=len(rows),
+            is_series=is_series,
+            brain_models=models,
+            repetition_time_s=float(rows.step) if is_series and rows.unit == "SECOND" and rows.step > 0 else None,
+            dtype=proxy.dtype,
+            offset=int(proxy.offset),
+            slope=float(proxy.slope),
+            inter=float(proxy.inter),
+        )
+
+
+def _check_models(path: Path, models: BrainModelAxis) -> None:
+    """Refuse vertices and voxels outside of their surface or volume, and surfaces too large to be one."""
+    for name, count in models.nvertices.items():
+        if not 0 < count < _MAX_VERTICES or models.vertex[models.name == name].max() >= count:
+            raise UnusableInputError(f"{path}: {name} has vertices outside of its surface of {count}")
+    voxels = models.voxel[~models.surface_mask]
+    if len(voxels) and (voxels.max(axis=0) >= np.array(models.volume_shape)).any():
+        raise UnusableInputError(f"{path}: voxels outside of its volume of shape {models.volume_shape}")
+
+
+def read_grayordinates(header: CiftiHeader, space: CiftiSpace) -> NDArray[np.float32]:
+    """Read all maps or time points.
+
+    Returns
+    -------
+    ndarray of float32, shape (T, V), C order
+
+    Raises
+    ------
+    UnusableInputError
+        When the grayordinates are others than `space`'s, or the file is truncated.
+    """
+    if not header.space(space.label, None, None).same_grid(space):
+        raise UnusableInputError(f"{header.path}: its grayordinates are not those of {space.source or 'the other runs'}")
+    n_maps, n_units = header.n_maps, space.n_units
+    per_unit = n_maps * header.dtype.itemsize
+    step = max(1, _BLOCK_BYTES // per_unit)
+    scaled = (header.slope, header.inter) != (1.0, 0.0)
+    with reading(header.path), open(header.path, "rb") as stream, np.errstate(over="ignore", invalid="ignore"):
+        values = np.empty((n_maps, n_units), dtype=np.float32)
+        stream.seek(header.offset)
+        for first in range(0, n_units, step):  # a grayordinate's values lie side by side on disk
+            last = min(first + step, n_units)
+            raw = stream.read((last - first) * per_unit)
+            if len(raw) < (last - first) * per_unit:
+                raise UnusableInputError(f"{header.path}: truncated in its data")
+            block = np.frombuffer(raw, dtype=header.dtype).reshape(last - first, n_maps)
+            values[:, first:last] = (block * np.float64(header.slope) + header.inter if scaled else block).T
+    return values
+
+
+def write_grayordinates(
+    values: NDArray[Any], space: CiftiSpace, path: str | Path, names: Sequence[str] | None, dtype: np.dtype[Any]
+) -> None:
+    """Write maps ``(K, V)`` as a dense scalar file with a name a map; atomic, in blocks of grayordinates."""
+    n_maps, n_units = values.shape
+    labels = [_NOT_XML.sub(" ", name) for name in names] if names else [f"map-{k:05d}" for k in range(n_maps)]
+    image = Cifti2Image(
+        np.broadcast_to(np.zeros((), dtype=dtype), values.shape), header=(ScalarAxis(labels), space.axis())
+    )
+    header = image.nifti_header
+    header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS", name="ConnDenseScalar")
+    header.extensions.append(Cifti2Extension.from_bytes(image.header.to_xml()))
+    header.set_slope_inter(1, 0)
+    header["pixdim"][:4] = 1
+    step = max(1, _BLOCK_BYTES // (n_maps * dtype.itemsize))
+    with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
+        header.write_to(stream)
+        stream.write(b"\x00" * (int(header["vox_offset"]) - stream.tell()))
+        for first in range(0, n_units, step):
+            block = np.ascontiguousarray(values[:, first : first + step].T, dtype=dtype)
+            stream.write(block.tobytes())
