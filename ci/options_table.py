@@ -26,7 +26,7 @@ MARKERS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", r
 
 def value_of(entry: Option) -> str:
     """What stands after the flag."""
-    if entry.kind is bool:
+    if entry.kind is bool or entry.name == "verbose":  # -v is counted
         return ""
     if isinstance(entry.metavar, tuple):
         return " ".join(entry.metavar)
@@ -66,7 +66,7 @@ def table(settings_classes: tuple[type, ...]) -> str:
     for group in dict.fromkeys(entry.group for entry in entries):
         lines += [f"### {group.capitalize()}", "", "| option | default | meaning |", "|---|---|---|"]
         for entry in (entry for entry in entries if entry.group == group):
-            flags = ", ".join((entry.flag, *entry.aliases))
+            flags = ", ".join((entry.flag, *(alias for alias in entry.aliases if "_" not in alias)))
             spelling = html.escape(f"{flags} {value_of(entry)}".strip(), quote=False).replace("|", "&#124;")
             meaning = entry.help + (f" Unit: {entry.unit}." if entry.unit else "")
             lines.append(f"| <code>{spelling}</code> | {default_of(entry)} | {escaped(meaning)} |")

@@ -1,0 +1,206 @@
+"""The project itself: its metadata, the rules that it keeps, its documentation and its set-up script."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import yaml
+
+import conform_bids
+
+BAD_IMPORTS = {
+    "numerics reads files": ("conform_bids/numerics/planted.py", "from pathlib import Path\n", "5. "),
+    "numerics of an app, indirectly": ("conform_bids/glm/numerics/planted.py", "from conform_bids.bids import names\n", "5. "),
+    "the library imports the command line": ("conform_bids/bids/planted.py", "import bids_app.config\n", "1. "),
+    "a room imports an app": ("conform_bids/bids/planted.py", "import conform_bids.glm.settings\n", "2. "),
+    "settings import the numerics": ("conform_bids/glm/settings.py", "import conform_bids.glm.numerics\n", "3. "),
+    "the spine imports an app": ("bids_app/cli.py", "import bids_app.glm\n", "4. "),
+    "a module in no room": ("conform_bids/planted.py", "", "2. "),
+    "a module outside of the spine": ("bids_app/planted.py", "", "4. "),
+}
+
+
+def _project(repository: Path) -> dict:
+    return tomllib.loads((repository / "pyproject.toml").read_text())
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _copy_of_packages(repository: Path, folder: Path) -> Path:
+    for package in ("bids_app", "conform_bids"):
+        shutil.copytree(repository / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(repository / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize("planted", BAD_IMPORTS, ids=lambda name: name.replace(" ", "-"))
+def test_import_rules_notice(planted: str, repository: Path, tmp_path: Path) -> None:
+    module, line, contract = BAD_IMPORTS[planted]
+    copy = _copy_of_packages(repository, tmp_path)
+    with (copy / module).open("a") as file:
+        file.write(f"\n{line}")
+    answer = _lint_imports(copy)
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    broken = [text for text in answer.stdout.splitlines() if text.rstrip().endswith("BROKEN")]
+    assert any(text.startswith(contract) for text in broken), answer.stdout
+
+
+def test_import_rules_hold(repository: Path, tmp_path: Path) -> None:
+    answer = _lint_imports(_copy_of_packages(repository, tmp_path))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_version_and_console_scripts(repository: Path) -> None:
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert citation["version"] == conform_bids.__version__
+    scripts = _project(repository)["project"]["scripts"]
+    assert {"conform-glm", "conform-demo"} <= set(scripts)
+    installed = {script.name: script for script in entry_points(group="console_scripts") if script.name in scripts}
+    assert set(installed) == set(scripts)
+    assert all(callable(script.load()) for script in installed.values())
+
+
+def test_dependencies_are_those_imported(repository: Path) -> None:
+    names = {"bids": "pybids", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "tomli_w": "tomli-w"}
+    imported = set()
+    for package in ("bids_app", "conform_bids"):
+        for path in (repository / package).rglob("*.py"):
+            imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+    declared = {re.split(r"[<>=\[]", entry)[0] for entry in _project(repository)["project"]["dependencies"]}
+    outside = {names.get(name, name) for name in imported - set(sys.stdlib_module_names) - {"bids_app", "conform_bids", "glmsingle"}}
+    assert outside <= declared, f"imported but not declared: {sorted(outside - declared)}"
+    by_command = {"bids-validator-deno"}
+    assert declared - outside <= by_command, f"declared but not imported: {sorted(declared - outside - by_command)}"
+
+
+def test_options_tables_are_up_to_date(repository: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, str(repository / "ci" / "options_table.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_every_flag_is_documented(repository: Path) -> None:
+    from bids_app.cli import build_parser
+    from bids_app.glm.__main__ import APP
+
+    pages = "".join((repository / "docs" / page).read_text() for page in ("glm/usage.md", "shared/command-line.md"))
+    written = set(re.findall(r"--[a-z][\w-]*", pages))
+    flags = {flag for action in build_parser(APP)._actions for flag in action.option_strings if flag.startswith("--")}
+    assert {flag for flag in flags if "_" not in flag} <= written
+    spelled = re.findall(r"^    (?:.venv/bin/)?conform-glm .*", pages, re.MULTILINE)
+    used = {flag for line in spelled for flag in re.findall(r"--[a-z][\w-]*", line)}
+    assert used, "the pages show no command"
+    assert used <= flags, f"documented commands use unknown flags: {sorted(used - flags)}"
+
+
+def test_documented_commands_parse(repository: Path) -> None:
+    import shlex
+
+    from bids_app.cli import build_parser
+    from bids_app.glm.__main__ import APP
+
+    page = (repository / "docs" / "glm" / "usage.md").read_text()
+    commands = [line for line in re.findall(r"^    conform-glm (.*)", page, re.MULTILINE) if "[options]" not in line]
+    assert len(commands) > 5
+    for command in commands:
+        build_parser(APP).parse_args(shlex.split(command))
+
+
+def test_readme_links_exist(repository: Path) -> None:
+    text = (repository / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)
+    local = [target for pair in targets for target in pair if target and "://" not in target]
+    assert len(local) > 8
+    missing = [target for target in local if not (repository / target).is_file()]
+    assert not missing, f"README.md points at what is not there: {missing}"
+
+
+def test_reference_cases_are_read_only(reference_case) -> None:
+    case = reference_case("a_event_related")
+    assert case["in_data_run0"].shape == (300, 150)
+    with pytest.raises(ValueError, match="read-only"):
+        case["in_data_run0"][0, 0] = 0
+
+
+class TestSetup:
+    """ci/setup.sh in a copy of the files that it reads, with a Python that records instead of installing."""
+
+    @pytest.fixture
+    def checkout(self, repository: Path, tmp_path: Path) -> Path:
+        root = tmp_path / "a check out"
+        (root / "ci").mkdir(parents=True)
+        for name in ("pyproject.toml", "ci/setup.sh", "ci/constraints.txt"):
+            shutil.copy(repository / name, root / name)
+        fake = root / ".venv" / "bin" / "python"
+        fake.parent.mkdir(parents=True)
+        fake.write_text(
+            f'#!/bin/sh\ncase "$*" in *"pip install"*) echo "$PIP_INDEX_URL $*" >>"$INSTALL_LOG";; *) exec "{sys.executable}" "$@";; esac\n'
+        )
+        fake.chmod(0o755)
+        return root
+
+    def run(self, checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "INSTALL_LOG": str(checkout / "installs"), **environment}
+        command = [str(checkout / "ci" / "setup.sh"), *arguments]
+        return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, check=False)
+
+    def installs(self, checkout: Path) -> list[str]:
+        log = checkout / "installs"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def test_installs_once_and_again_after_a_change(self, checkout: Path) -> None:
+        first = self.run(checkout, "dev,docs", PIP_INDEX_URL="file:///index")
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
+        assert self.installs(checkout) == ["file:///index -m pip install --quiet -c ci/constraints.txt -e .[dev,docs]"]
+        for extras in ("dev,docs", "none", "docs"):
+            assert self.run(checkout, extras).returncode == 0
+        assert len(self.installs(checkout)) == 1
+        with (checkout / "ci" / "constraints.txt").open("a") as file:
+            file.write("numpy<3\n")
+        assert self.run(checkout, "none").returncode == 0
+        assert len(self.installs(checkout)) == 2
+        assert self.installs(checkout)[-1].endswith("-e .")
+        assert self.run(checkout, "dev").returncode == 0
+        assert len(self.installs(checkout)) == 3
+
+    def test_exports_python_when_sourced_from_strict_scripts(self, checkout: Path) -> None:
+        script = 'set -euo pipefail; source "$0" none; echo "$PYTHON"'
+        env = {**os.environ, "INSTALL_LOG": str(checkout / "installs")}
+        command = ["bash", "-c", script, str(checkout / "ci" / "setup.sh")]
+        answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert answer.stdout.strip().endswith(".venv/bin/python"), answer.stderr
+
+    def test_unknown_extras_are_refused(self, checkout: Path) -> None:
+        answer = self.run(checkout, "OUT")
+        assert answer.returncode == 2
+        assert "unknown extras 'OUT'" in answer.stderr
+        assert not self.installs(checkout)
+
+    def test_says_what_is_missing_without_a_new_python(self, checkout: Path) -> None:
+        shutil.rmtree(checkout / ".venv")
+        tools = checkout / "bin"
+        tools.mkdir()
+        for tool in ("bash", "cat", "cksum", "dirname", "env"):
+            (tools / tool).symlink_to(shutil.which(tool) or tool)
+        old = tools / "python3"
+        old.write_text("#!/bin/sh\nexit 1\n")
+        old.chmod(0o755)
+        answer = self.run(checkout, "none", PATH=str(tools), CONFORM_PYTHON="")
+        assert answer.returncode == 1
+        assert "needs Python 3.11" in answer.stderr
+        assert "python3 (older than 3.11" in answer.stderr
+        assert not self.installs(checkout)
