@@ -99,7 +99,6 @@ def _hint(root: Path) -> str:
 
 def _describe(content: Mapping[str, Any], root: Path) -> Description:
     makers = content.get("GeneratedBy")
-    makers = [makers] if isinstance(makers, dict) else makers
     older = content.get("PipelineDescription")
     records = [*(makers if isinstance(makers, list) else []), older]
     names = [record["Name"] for record in records if isinstance(record, dict) and isinstance(record.get("Name"), str)]
@@ -110,6 +109,8 @@ def _describe(content: Mapping[str, Any], root: Path) -> Description:
     else:
         known = (generated_by or "").lower()
         is_derivative = isinstance(older, dict) or known.startswith((FMRIPREP, "conform-")) or root.parent.name == "derivatives"
+    if is_derivative and "GeneratedBy" in content and not _is_list_of_objects(makers):
+        raise UnusableInputError(f'{root / DESCRIPTION}: GeneratedBy must be a list of objects, as [{{"Name": "fMRIPrep"}}]')
     links = content.get("DatasetLinks")
     found = {str(name): link for name, link in links.items() if isinstance(link, str)} if isinstance(links, dict) else {}
     sources = content.get("SourceDatasets")
@@ -117,6 +118,10 @@ def _describe(content: Mapping[str, Any], root: Path) -> Description:
         if isinstance(source, dict) and isinstance(source.get("URL"), str):
             found.setdefault(f"source:{number}", source["URL"])
     return Description(generated_by, is_derivative, found)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def find_roots(bids_dir: Path, derivatives: Mapping[str, str | os.PathLike[str]], warn: Warn) -> Roots:
