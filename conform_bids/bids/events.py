@@ -262,18 +262,21 @@ def _events(
     run: RunEvents, table: pd.DataFrame, column: str, stimulus_duration: float | None, split_column: str | None
 ) -> Iterator[_Event]:
     """Judge each event on its own."""
-    missing = [None] * len(table)
-    types = table["trial_type"].tolist() if "trial_type" in table.columns else missing
-    splits = table[split_column].tolist() if split_column in table.columns else missing
-    names = table[column].tolist() if column not in ("onset", "duration") else [f"{value:.15g}" for value in table[column]]
-    for line, onset, duration, trial_type, name, split in zip(
-        table.index.tolist(), table["onset"], table["duration"], types, names, splits, strict=True
-    ):
+    columns = (table["onset"], table["duration"], *(_texts(table, name) for name in ("trial_type", column, split_column)))
+    for line, onset, duration, trial_type, name, split in zip(table.index.tolist(), *columns, strict=True):
         modelled = float(duration) if stimulus_duration is None else stimulus_duration
         stim_id = None if name is None else one_line(name) or None
         fault = _timing_fault(run, float(onset), modelled) or ("no stimulus" if stim_id is None else None)
         value = _split_value(run.path, line, split)
         yield _Event(line, float(onset), modelled, one_line(trial_type or "") or "n/a", stim_id, value, fault)
+
+
+def _texts(table: pd.DataFrame, column: str | None) -> Sequence[str | None]:
+    """Cells of a column as text, None where they or the whole column are missing."""
+    if column is None or column not in table.columns:
+        return [None] * len(table)
+    cells = table[column].tolist()
+    return cells if column not in ("onset", "duration") else [None if np.isnan(cell) else f"{cell:.15g}" for cell in cells]
 
 
 def _timing_fault(run: RunEvents, onset: float, duration: float) -> str | None:

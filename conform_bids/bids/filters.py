@@ -121,7 +121,8 @@ def _unexpected(character: str) -> str:
 
 
 def _error(expression: str, position: int, reason: str) -> UsageError:
-    return UsageError(f"--trial-filter: position {position} of {expression!r}: {reason}")
+    shown = expression if len(expression) <= 120 else f"{expression[max(0, position - 60) : position + 60]}..."
+    return UsageError(f"--trial-filter: position {position} of {shown!r}: {reason}")
 
 
 class _Parser:

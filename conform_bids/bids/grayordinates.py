@@ -133,9 +133,7 @@ def write_grayordinates(
     """Write maps ``(K, V)`` as a dense scalar file with a name a map; atomic, in blocks of grayordinates."""
     n_maps, n_units = values.shape
     labels = [_NOT_XML.sub(" ", name) for name in names] if names else [f"map-{k:05d}" for k in range(n_maps)]
-    image = Cifti2Image(
-        np.broadcast_to(np.zeros((), dtype=dtype), values.shape), header=(ScalarAxis(labels), space.axis())
-    )
+    image = Cifti2Image(np.broadcast_to(np.zeros((), dtype=dtype), values.shape), header=(ScalarAxis(labels), space.axis()))
     header = image.nifti_header
     header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS", name="ConnDenseScalar")
     header.extensions.append(Cifti2Extension.from_bytes(image.header.to_xml()))

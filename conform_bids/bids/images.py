@@ -262,6 +262,7 @@ def write_maps(
         for half, path, structure in zip(space.split(maps), paths, _HEMISPHERES, strict=True):
             gifti.write_arrays(half, path, map_names, target, structure)
 
+
 def map_paths(space_kind: str, entities: Mapping[str, str], suffix: str) -> tuple[str, ...]:
     """Names of a map's files, relative to the output folder: one, or the left and the right hemisphere's for GIFTI.
 

@@ -128,17 +128,18 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     MissingInputError, UnusableInputError
         The latter when columns are absent, numbers are not numbers, or rows are not in order.
     """
-    cells = read_tsv(path, required=tuple(TRIAL_COLUMNS))
-    trials = cells.fillna("n/a")
-    for name, dtype in TRIAL_COLUMNS.items():
+    table = read_tsv(path, required=tuple(TRIAL_COLUMNS))
+    columns: dict[str, pd.Series] = {}
+    for name in map(str, table.columns):
+        dtype: Any = TRIAL_COLUMNS.get(name, "str")
+        absent = "nan" if dtype == "float64" else "n/a"
         try:
-            values = ["nan" if dtype == "float64" and cell == "n/a" else cell for cell in trials[name]]
-            trials[name] = np.array(values).astype(dtype) if dtype != "str" else pd.Series(values, index=trials.index, dtype="str")
+            columns[name] = pd.Series([absent if cell is None else cell for cell in table[name]], dtype="str").astype(dtype)
         except (ValueError, OverflowError) as error:
             raise UnusableInputError(f"{path}: column {name}: {error}") from error
-    if trials["trial"].tolist() != list(range(len(trials))):
+    if columns["trial"].tolist() != list(range(len(table))):
         raise UnusableInputError(f"{path}: the column trial does not count from 0")
-    return trials.reset_index(drop=True)
+    return pd.DataFrame(columns)
 
 
 def hash_stimuli(stim_ids: Iterable[str]) -> str:
