@@ -65,9 +65,7 @@ def read_hrf_table(path: Path, repetition_time: float) -> HRFLibrary:
     number, cells = lines[0]
     header = None if all(_is_number(cell) for cell in cells) else cells
     if header is not None and "time" not in header:
-        raise UnusableInputError(
-            f"{path}: line {number}: the header {header[:6]} has no column `time`; name it, or give numbers only"
-        )
+        raise UnusableInputError(f"{path}: line {number}: the header {header[:6]} has no column `time`; name it, or give numbers only")
     rows = lines if header is None else lines[1:]
     if len(rows) < 2:
         raise UnusableInputError(f"{path}: line {rows[-1][0] if rows else number}: an HRF needs two samples at least")

@@ -172,9 +172,7 @@ def _brief_curves(library: HRFLibrary) -> NDArray[np.float64]:
     return np.asarray(PchipInterpolator(library.times, library.curves, axis=0)(np.minimum(times, end)))
 
 
-def sample_library_glmsingle(
-    library: HRFLibrary, stimulus_duration: float, tr: float, *, assumed: bool = False
-) -> NDArray[np.float32]:
+def sample_library_glmsingle(library: HRFLibrary, stimulus_duration: float, tr: float, *, assumed: bool = False) -> NDArray[np.float32]:
     """Responses to a stimulus, sampled at the repetition time as GLMsingle samples them.
 
     Parameters

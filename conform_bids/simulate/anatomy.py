@@ -180,9 +180,7 @@ def _label_tissue(cortex: Cortex, centres: NDArray[np.float64], voxel_size: floa
     return tissue
 
 
-def _nearest_site(
-    vertices: NDArray[np.float64], tree: cKDTree, gray_sites: NDArray[np.int_], voxel_size: float
-) -> NDArray[np.int_]:
+def _nearest_site(vertices: NDArray[np.float64], tree: cKDTree, gray_sites: NDArray[np.int_], voxel_size: float) -> NDArray[np.int_]:
     distance, nearest = tree.query(vertices)
     covered = (vertices[:, 1] < _SLAB_FRONT_MM) & (distance < voxel_size)
     return np.where(covered, gray_sites[nearest], -1)

@@ -153,9 +153,7 @@ def _unit_sites(anatomy: Anatomy) -> dict[str, NDArray[np.int_]]:
     }
 
 
-def _write_subject(
-    root: Path, subject: Subject, anatomy: Anatomy, stimuli: tuple[Stimulus, ...], settings: SimulationSettings
-) -> None:
+def _write_subject(root: Path, subject: Subject, anatomy: Anatomy, stimuli: tuple[Stimulus, ...], settings: SimulationSettings) -> None:
     label = f"{subject.index + 1:02d}"
     runs = []
     for session in range(settings.n_sessions):

@@ -90,9 +90,7 @@ def write_raw_root(root: Path, stimuli: Sequence[Stimulus], settings: Simulation
     write_json(bold, root / f"task-{TASK}_bold.json")
 
 
-def write_events(
-    path: Path, onsets: NDArray[np.float64], shown: Sequence[Stimulus], settings: SimulationSettings
-) -> None:
+def write_events(path: Path, onsets: NDArray[np.float64], shown: Sequence[Stimulus], settings: SimulationSettings) -> None:
     """Write the events of a run."""
     columns: dict[str, Sequence[object] | NDArray[Any]] = {
         "onset": onsets,
@@ -197,9 +195,7 @@ def write_cifti_run(folder: Path, stem: str, series: NDArray[np.float32], anatom
         for vertices, side in zip(anatomy.grayordinate_vertices, ("LEFT", "RIGHT"), strict=True)
     ]
     models += [
-        cifti2.BrainModelAxis(
-            f"CIFTI_STRUCTURE_CEREBELLUM_{side}", voxel=voxels, affine=anatomy.affine, volume_shape=anatomy.shape
-        )
+        cifti2.BrainModelAxis(f"CIFTI_STRUCTURE_CEREBELLUM_{side}", voxel=voxels, affine=anatomy.affine, volume_shape=anatomy.shape)
         for voxels, side in zip(anatomy.cerebellum_voxels, ("LEFT", "RIGHT"), strict=True)
     ]
     brain = sum(models[1:], start=models[0])
@@ -210,9 +206,7 @@ def write_cifti_run(folder: Path, stem: str, series: NDArray[np.float32], anatom
     write_json({**sidecar, "surface": "fsLR", "surface_density": "2.5k"}, folder / f"{stem}_space-fsLR_den-5k_bold.json")
 
 
-def write_gifti_run(
-    folder: Path, stem: str, hemisphere: str, series: NDArray[np.float32], settings: SimulationSettings
-) -> None:
+def write_gifti_run(folder: Path, stem: str, hemisphere: str, series: NDArray[np.float32], settings: SimulationSettings) -> None:
     """Write the series of one hemisphere (``L`` or ``R``), shape (n_volumes, n_vertices), in space fsaverage5."""
     import nibabel
 

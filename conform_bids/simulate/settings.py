@@ -33,9 +33,7 @@ class SimulationSettings:
     file_formats: tuple[str, ...] = option(FORMATS, "Formats of the preprocessed series.", choices=FORMATS, group=_SIZE)
     voxel_size: float = option(6.0, "Edge of a voxel.", unit="mm", minimum=4, maximum=15, group=_SIZE)
 
-    n_stimuli: int = option(
-        40, "Number of stimuli; every run shows all of them.", minimum=2, maximum=999, flag="--stimuli", group=_DESIGN
-    )
+    n_stimuli: int = option(40, "Number of stimuli; every run shows all of them.", minimum=2, maximum=999, flag="--stimuli", group=_DESIGN)
     repeats: int = option(1, "How often each run shows each stimulus.", minimum=1, maximum=20, group=_DESIGN)
     test_fraction: float = option(
         0.2,

@@ -177,9 +177,7 @@ def draw_traits(positions: Float, tissue: NDArray[np.int_], generator: np.random
     return NuisanceTraits(noise_scale, loadings * by_tissue, motion)
 
 
-def response_series(
-    organisation: Organisation, betas: Float, onsets: Float, times: Float, stimulus_duration: float
-) -> Float:
+def response_series(organisation: Organisation, betas: Float, onsets: Float, times: Float, stimulus_duration: float) -> Float:
     """Responses of a run's trials.
 
     Parameters

@@ -96,14 +96,10 @@ def generator_for(settings: SimulationSettings, use: int, *indices: int) -> np.r
     return np.random.default_rng([settings.seed, use, *indices])
 
 
-def draw_subject(
-    index: int, anatomy: Anatomy, features: Float, library: HRFLibrary, settings: SimulationSettings
-) -> Subject:
+def draw_subject(index: int, anatomy: Anatomy, features: Float, library: HRFLibrary, settings: SimulationSettings) -> Subject:
     """Draw a subject of the population that the seed stands for."""
     own = generator_for(settings, _SUBJECT, index)
-    organisation = draw_organisation(
-        anatomy.positions, anatomy.tissue, features, library, settings, generator_for(settings, _PLAN), own
-    )
+    organisation = draw_organisation(anatomy.positions, anatomy.tissue, features, library, settings, generator_for(settings, _PLAN), own)
     n_sites = len(anatomy.tissue)
     inside = np.flatnonzero(anatomy.tissue != OUTSIDE)
     odd = own.permutation(inside)[: 2 * _N_SET_ASIDE]

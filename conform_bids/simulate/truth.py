@@ -36,9 +36,7 @@ right vertices):
 
 def write_trials(path: Path, runs: Sequence[Run], stimuli: Sequence[Stimulus], settings: SimulationSettings) -> None:
     """Write the order of a subject's trials."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("session_id", "run_id", "onset", "duration", "trial_type", "stim_id", "split")
-    }
+    columns: dict[str, list[Any]] = {name: [] for name in ("session_id", "run_id", "onset", "duration", "trial_type", "stim_id", "split")}
     for run in runs:
         for onset, index in zip(run.onsets, run.stimuli, strict=True):
             shown = stimuli[int(index)]
