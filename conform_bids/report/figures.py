@@ -1,0 +1,31 @@
+"""The figures of the reports, in one place: maps of a space, and plots of numbers."""
+
+from __future__ import annotations
+
+from conform_bids.report.maps import has_mesh, plot_map
+from conform_bids.report.plots import (
+    plot_boxes,
+    plot_curve,
+    plot_curves_by_share,
+    plot_distributions,
+    plot_histogram,
+    plot_onsets_and_repeats,
+    plot_raster,
+    plot_strips,
+)
+from conform_bids.report.scales import Scale, robust_limit
+
+__all__ = [
+    "Scale",
+    "has_mesh",
+    "plot_boxes",
+    "plot_curve",
+    "plot_curves_by_share",
+    "plot_distributions",
+    "plot_histogram",
+    "plot_map",
+    "plot_onsets_and_repeats",
+    "plot_raster",
+    "plot_strips",
+    "robust_limit",
+]
