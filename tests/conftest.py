@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from conform_bids.simulate.dataset import SimulatedDataset
 
 os.environ.update(NO_ET="1", NIPYPE_NO_ET="1", MPLBACKEND="Agg")
 
@@ -64,6 +68,19 @@ def real_data() -> Path:
     if not (folder / "haxby-slice" / "dataset_description.json").is_file():
         pytest.skip(f"no real data: set CONFORM_REAL_DATA to a folder that holds haxby-slice (looked in {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def simulated_dataset(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
+    """A small simulated dataset, the same for all tests, which must not write to it.
+
+    Two participants, two sessions of two runs, 12 stimuli shown twice a run; volumes, grayordinates and surfaces.
+    """
+    from conform_bids.simulate.dataset import simulate_dataset
+    from conform_bids.simulate.settings import SimulationSettings
+
+    settings = SimulationSettings(n_subjects=2, n_sessions=2, n_runs=2, n_stimuli=12, repeats=2, voxel_size=10)
+    return simulate_dataset(tmp_path_factory.mktemp("simulated") / "dataset", settings)
 
 
 @pytest.fixture(scope="session")
