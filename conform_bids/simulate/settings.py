@@ -79,6 +79,12 @@ class SimulationSettings:
         if self.test_fraction and not 0 < self.n_test < self.n_stimuli:
             raise UsageError(f"--test-fraction: {self.test_fraction:g} of {self.n_stimuli} stimuli leaves train or test empty")
 
+        if self.on_grid and self.onset_interval * 5 / 7 < self.repetition_time:
+            raise UsageError(
+                f"--on-grid: onsets every {self.onset_interval:g} s, jittered, would fall on the same volume of {self.repetition_time:g} s; "
+                "raise --onset-interval"
+            )
+
     @property
     def n_test(self) -> int:
         """Number of test stimuli."""

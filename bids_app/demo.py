@@ -1,0 +1,180 @@
+"""conform-demo: simulate a dataset, run every installed app on it, and say where the reports are.
+
+``conform-demo OUT`` writes the dataset to ``OUT/dataset``, each app's output to ``OUT/derivatives/conform-<app>`` and
+what lies between to ``OUT/work``; called again it takes up what is there. ``conform-demo simulate OUT`` only simulates,
+into ``OUT`` itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from bids_app.app import LEVELS, App
+from conform_bids import __version__
+from conform_bids.errors import ConformError, UsageError
+from conform_bids.options import Option, from_mapping, options_of
+from conform_bids.simulate.settings import SimulationSettings
+
+__all__ = ["DemoApp", "find_apps", "main"]
+
+_CHAIN = ("glm", "psn", "align", "encode")
+
+
+@dataclass(frozen=True)
+class DemoApp:
+    """An app to run.
+
+    Attributes
+    ----------
+    name : str
+        Short name, as the entry point has it.
+    module : str
+        What ``python -m`` takes.
+    levels : tuple of str
+        Which of participant and group, in that order.
+    """
+
+    name: str
+    module: str
+    levels: tuple[str, ...]
+
+
+def find_apps() -> list[DemoApp]:
+    """List the installed apps in the order in which one reads what another wrote; apps beyond the chain come last."""
+
+    def place(name: str) -> tuple[int, str]:
+        return (_CHAIN.index(name) if name in _CHAIN else len(_CHAIN), name)
+
+    found = {point.name: point for point in entry_points(group="conform.apps")}
+    apps = []
+    for name in sorted(found, key=place):
+        app: App = found[name].load()
+        levels = tuple(level for level in LEVELS if level in app.levels)
+        apps.append(DemoApp(name, found[name].module.removesuffix(".__main__"), levels))
+    return apps
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One flag a field of the simulator's settings; a flag that is not given leaves no trace."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for entry in options_of(SimulationSettings):
+        group = groups.setdefault(entry.group, parser.add_argument_group(f"simulation: {entry.group}"))
+        text = _help(entry).replace("%", "%%")
+        if entry.kind is bool:
+            group.add_argument(
+                entry.flag, dest=entry.name, action="store_const", const=not entry.default, default=argparse.SUPPRESS, help=text
+            )
+        else:
+            group.add_argument(
+                entry.flag,
+                dest=entry.name,
+                type=entry.kind,
+                nargs="+" if entry.many else None,
+                choices=entry.choices,
+                default=argparse.SUPPRESS,
+                metavar=None if entry.choices else entry.kind.__name__.upper(),
+                help=text,
+            )
+
+
+def _help(entry: Option) -> str:
+    if entry.kind is bool:
+        return entry.help
+    default = " ".join(map(str, entry.default)) if entry.many else f"{entry.default}"
+    return f"{entry.help} (default: {default}{f' {entry.unit}' if entry.unit else ''})"
+
+
+def _parser(simulate_only: bool) -> argparse.ArgumentParser:
+    if simulate_only:
+        parser = argparse.ArgumentParser(
+            prog="conform-demo simulate",
+            description="Simulate a BIDS dataset, its fMRIPrep-shaped derivative and the truth beside them (sourcedata/truth).",
+        )
+        parser.add_argument("output", metavar="OUT", type=Path, help="Folder of the dataset: new, or empty.")
+    else:
+        parser = argparse.ArgumentParser(
+            prog="conform-demo",
+            description="Simulate a dataset, run every installed conform app on it, and say where the reports are. A second call takes "
+            "up what is there. `conform-demo simulate OUT` only simulates.",
+        )
+        parser.add_argument(
+            "output", metavar="OUT", type=Path, help="Folder for everything: OUT/dataset, OUT/derivatives/conform-<app>, OUT/work."
+        )
+        parser.add_argument(
+            "--app-options",
+            metavar="'OPTIONS'",
+            type=shlex.split,
+            default=[],
+            help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
+        )
+    parser.add_argument("--version", action="version", version=f"conform-demo v{__version__}")
+    _add_settings(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns 0, or the exit code of the app that failed, 2 for a wrong call, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    simulate_only = words[:1] == ["simulate"]
+    given = vars(_parser(simulate_only).parse_args(words[1:] if simulate_only else words))
+    output = Path(os.path.abspath(given.pop("output")))
+    app_options = given.pop("app_options", [])
+    try:
+        settings = from_mapping(SimulationSettings, given)
+        if simulate_only:
+            _simulate(output, settings)
+            return 0
+        _simulate(output / "dataset", settings)
+        return _run_apps(output, find_apps(), app_options)
+    except ConformError as error:
+        print(f"conform-demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("conform-demo: interrupted; call it again to go on", file=sys.stderr)
+        return 130
+
+
+def _simulate(folder: Path, settings: SimulationSettings) -> None:
+    from conform_bids.simulate.dataset import simulate_dataset
+
+    start = time.monotonic()
+    print(f"Dataset: {folder}", flush=True)
+    dataset = simulate_dataset(folder, settings)
+    how = f"simulated in {time.monotonic() - start:.0f} s" if dataset.made else "there already, with the same settings"
+    print(f"  {len(dataset.participants)} participants, {how}; the truth is in {dataset.truth}", flush=True)
+
+
+def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str]) -> int:
+    if not apps:
+        raise UsageError("no conform app is installed (entry-point group conform.apps); install the package by pip")
+    reports: list[Path] = []
+    for app in apps:
+        derivative = output / "derivatives" / f"conform-{app.name}"
+        for level in app.levels:
+            command = [sys.executable, "-m", app.module, str(output / "dataset"), str(derivative), level]
+            command += ["--work-dir", str(output / "work"), *app_options]
+            print(f"\n$ {shlex.join(command)}", flush=True)
+            start = time.monotonic()
+            code = subprocess.run(command, env={**os.environ, "NO_ET": "1", "NIPYPE_NO_ET": "1"}, check=False).returncode
+            if code:
+                print(f"conform-demo: conform-{app.name} {level} failed with exit code {code}", file=sys.stderr)
+                return code if code > 0 else 128 - code  # killed by a signal: as a shell says it
+            print(f"conform-{app.name} {level}: {time.monotonic() - start:.0f} s", flush=True)
+        reports += sorted(derivative.glob("sub-*.html")) + sorted(derivative.glob("group_*.html"))
+    print("\nReports:")
+    for report in reports:
+        print(f"  {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
