@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,25 +175,22 @@ def build_trial_table(
     tables = [read_events(run.path) for run in runs]
     columns = [[str(name) for name in table.columns] for table in tables]
     column = choose_condition_column(columns, condition_column)
-    warnings: list[str] = []
     split_column, split_of = _split_source(split, columns)
     keep = compile_trial_filter(trial_filter) if trial_filter else None
     _check_nuisance(tables, nuisance_events)
 
+    warnings: list[str] = []
     trials, nuisance, set_aside = [], [], []
     stim_files: dict[str, str] = {}
     for index, (run, table) in enumerate(zip(runs, tables, strict=True)):
         is_nuisance = _is_nuisance(table, nuisance_events)
-        nuisance_rows, nuisance_faults = _sound(run, _events(run, table[is_nuisance], "trial_type", None, None))
+        nuisance_rows, nuisance_faults = _sound(_events(run, table[is_nuisance], "trial_type", None, None))
         candidates = table[~is_nuisance]
         kept = candidates if keep is None else candidates[keep(candidates)]
-        events = list(_events(run, kept, column, stimulus_duration, split_column))
-        rows, faults = _sound(run, events)
+        rows, faults = _sound(_events(run, kept, column, stimulus_duration, split_column))
         _refuse_unsound_file(run, rows, faults)
         warnings += _file_warnings(run, kept, faults)
-        for name, file in zip(kept[column], kept.get("stim_file", ()), strict=False):
-            if name is not None and file is not None:
-                stim_files.setdefault(one_line(name), file)
+        stim_files = {**_stim_files(kept, column), **stim_files}
         trials += [(index, run, event) for event in rows]
         nuisance.append(_nuisance_frame(nuisance_rows))
         for event in sorted([*faults, *nuisance_faults], key=lambda event: event.line):
@@ -279,6 +276,12 @@ def _texts(table: pd.DataFrame, column: str | None) -> Sequence[str | None]:
     return cells if column not in ("onset", "duration") else [None if np.isnan(cell) else f"{cell:.15g}" for cell in cells]
 
 
+def _stim_files(table: pd.DataFrame, column: str) -> dict[str, str]:
+    """Files by stimulus, of each stimulus the first."""
+    pairs = zip(_texts(table, column), _texts(table, "stim_file"), strict=True)
+    return {one_line(name): file for name, file in reversed(list(pairs)) if name is not None and file is not None}
+
+
 def _timing_fault(run: RunEvents, onset: float, duration: float) -> str | None:
     run_end = run.n_volumes * run.repetition_time
     if np.isnan(onset):
@@ -294,7 +297,7 @@ def _timing_fault(run: RunEvents, onset: float, duration: float) -> str | None:
     return None
 
 
-def _sound(run: RunEvents, events: Sequence[_Event] | Iterator[_Event]) -> tuple[list[_Event], list[_Event]]:
+def _sound(events: Iterable[_Event]) -> tuple[list[_Event], list[_Event]]:
     """Part events into those to model, in order of onset, and those set aside."""
     rows: list[_Event] = []
     faults: list[_Event] = []
@@ -302,7 +305,7 @@ def _sound(run: RunEvents, events: Sequence[_Event] | Iterator[_Event]) -> tuple
     for event in events:
         key = (event.onset, event.stim_id)
         if event.fault is None and key in seen:
-            event = _Event(**{**event.__dict__, "fault": f"a duplicate of line {seen[key]}"})
+            event = replace(event, fault=f"a duplicate of line {seen[key]}")
         if event.fault is not None:
             faults.append(event)
             continue

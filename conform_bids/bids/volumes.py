@@ -82,7 +82,9 @@ class VolumeHeader:
         Byte of the first voxel.
     slope, inter : float
         Stored value times slope plus inter is the value.
-    image_header : nibabel header
+    affine : ndarray, shape (4, 4)
+    zooms, sform_code, qform_code, qform, unit
+        As in `VolumeSpace`; a qform or zooms that make no sense beside a sound affine count as unset.
     repetition_time_s : float or None
         None where the header gives no unit of time.
     """
@@ -94,8 +96,12 @@ class VolumeHeader:
     offset: int
     slope: float
     inter: float
-    image_header: Any
     affine: NDArray[np.float64]
+    zooms: tuple[float, float, float]
+    sform_code: int
+    qform_code: int
+    qform: NDArray[np.float64]
+    unit: str
     repetition_time_s: float | None
 
 
@@ -124,6 +130,7 @@ def read_volume_header(path: str | Path) -> VolumeHeader:
             raise UnusableInputError(f"{path}: its affine is not invertible")
         check_size(path, int(proxy.offset) + prod(shape) * proxy.dtype.itemsize, compressed=path.name.endswith(".gz"))
         header = image.header
+        qform, qform_code = _qform(header, affine)
         return VolumeHeader(
             path=path,
             shape=(shape[0], shape[1], shape[2]),
@@ -132,10 +139,29 @@ def read_volume_header(path: str | Path) -> VolumeHeader:
             offset=int(proxy.offset),
             slope=float(proxy.slope),
             inter=float(proxy.inter),
-            image_header=header,
             affine=affine,
+            zooms=_zooms(header, affine),
+            sform_code=int(header["sform_code"]),
+            qform_code=qform_code,
+            qform=qform,
+            unit=header.get_xyzt_units()[0],
             repetition_time_s=_repetition_time(header) if len(shape) == 4 else None,
         )
+
+
+def _qform(header: Any, affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    try:
+        qform, code = header.get_qform(coded=True)
+    except ValueError:  # no quaternion of length one; the affine is then the sform
+        return affine, 0
+    return (affine, 0) if qform is None or not np.isfinite(qform).all() else (np.asarray(qform), int(code))
+
+
+def _zooms(header: Any, affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    zooms = np.array(header.get_zooms()[:3], dtype=np.float64)
+    if not (np.isfinite(zooms) & (zooms > 0)).all():
+        zooms = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(zooms[0]), float(zooms[1]), float(zooms[2])
 
 
 def _repetition_time(header: Any) -> float | None:
@@ -147,8 +173,6 @@ def volume_space(
     header: VolumeHeader, mask: NDArray[np.bool_] | None, label: str, density: str | None, resolution: str | None
 ) -> VolumeSpace:
     """The space of a volume; every voxel where there is no mask."""
-    qform, qform_code = header.image_header.get_qform(coded=True)
-    zooms = [float(zoom) for zoom in header.image_header.get_zooms()[:3]]
     return VolumeSpace(
         label=label,
         density=density,
@@ -157,11 +181,11 @@ def volume_space(
         shape=header.shape,
         affine=header.affine,
         mask=np.ones(header.shape, dtype=bool) if mask is None else mask,
-        zooms=(zooms[0], zooms[1], zooms[2]),
-        sform_code=int(header.image_header["sform_code"]),
-        qform_code=int(qform_code),
-        qform=header.affine if qform is None else np.asarray(qform),
-        unit=header.image_header.get_xyzt_units()[0],
+        zooms=header.zooms,
+        sform_code=header.sform_code,
+        qform_code=header.qform_code,
+        qform=header.qform,
+        unit=header.unit,
     )
 
 

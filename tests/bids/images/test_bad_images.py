@@ -82,10 +82,14 @@ def test_flipped_bytes_never_raise_anything_else(
     path.write_bytes(bytes(raw))
     files = [path, path] if kind.endswith("gii") else [path]
     try:
-        values = images.read_bold(files, images.read_space(files, None, "T1w"))
+        space = images.read_space(files, None, "T1w")
+        values = images.read_bold(files, space)
     except UnusableInputError:
         return
     assert values.nbytes < 10**7
+    outputs = [folder / f"{k}{space.extension}" for k in range(len(files))]
+    images.write_maps(values, space, outputs)
+    np.testing.assert_array_equal(images.read_maps(outputs, space), values)
 
 
 def test_wrong_number_of_volumes(bold: Path, dtseries: Path, hemispheres: tuple[Path, Path]) -> None:
@@ -215,3 +219,18 @@ def test_absent_files_and_dangling_links(tmp_path: Path) -> None:
         images.describe_bold([link])
     with pytest.raises(MissingInputError, match="absent"):
         images.read_space([tmp_path / "absent_L.func.gii", tmp_path / "absent_R.func.gii"], None, "fsaverage")
+
+
+def test_a_senseless_qform_or_zoom_beside_a_sound_sform_counts_as_unset(make: SimpleNamespace, tmp_path: Path) -> None:
+    path = make.nifti(tmp_path / "x.nii", np.ones((*SHAPE, 2)))
+    raw = bytearray(path.read_bytes())
+    raw[256:268] = np.array([1, 1, 1], dtype="<f4").tobytes()  # a quaternion of length above one
+    raw[80:84] = np.array([np.nan], dtype="<f4").tobytes()  # pixdim[1]
+    path.write_bytes(bytes(raw))
+    space = images.read_space([path], None, "T1w")
+    assert isinstance(space, VolumeSpace)
+    np.testing.assert_allclose(space.affine, AFFINE, atol=1e-6)
+    assert (space.sform_code, space.qform_code) == (4, 0)
+    assert space.zooms[0] == pytest.approx(2.0)
+    images.write_maps(np.ones(space.n_units), space, [tmp_path / "y.nii"])
+    np.testing.assert_allclose(nib.load(tmp_path / "y.nii").affine, AFFINE, atol=1e-6)
