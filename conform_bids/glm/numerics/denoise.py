@@ -25,9 +25,7 @@ IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 
 
-def noise_pool(
-    mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: float, fraction: float, rsquared_below: float
-) -> BoolArray:
+def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: float, fraction: float, rsquared_below: float) -> BoolArray:
     """Units that are in the brain (bright) and do not respond.
 
     Parameters
@@ -170,9 +168,7 @@ def count_badness(
     size = block_size(4.0 * (6 * design.n_trials + 3 * max(design.run_lengths)), compute.memory_bytes, largest=4096)
     for hrf, members in units_by_hrf(hrf_index[units]):
         factors = [
-            _count_factor(
-                regressors[run][hrf], basis.extra, pcs[run][:, :n_pcs], basis.extra.shape[1] > 0, data.device
-            )
+            _count_factor(regressors[run][hrf], basis.extra, pcs[run][:, :n_pcs], basis.extra.shape[1] > 0, data.device)
             for run, basis in enumerate(data.bases)
         ]
         for block in index_blocks(members, size):
@@ -181,6 +177,7 @@ def count_badness(
 
 
 def units_by_hrf(hrf_index: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Each HRF that occurs, and the positions of the units that have it."""
     for hrf in np.unique(hrf_index):
         yield int(hrf), np.flatnonzero(hrf_index == hrf)
 
@@ -251,9 +248,7 @@ def _block_badness(
         rows = design.trials_of(run)
         session = int(design.session[run])
         z_start = (start[rows] - means[session]) * inverses[session]
-        errors[1:] += _nested_errors(
-            z_start, partners[rows], scorer.weights[rows], factor.update, changes[run] * inverses[session]
-        )
+        errors[1:] += _nested_errors(z_start, partners[rows], scorer.weights[rows], factor.update, changes[run] * inverses[session])
     return errors + constant
 
 

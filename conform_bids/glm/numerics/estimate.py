@@ -146,9 +146,7 @@ class _BlockFit:
 def _fit_block(data: RunData, factors: Sequence[RunFactor], solver: _RidgeSolver | None, units: IntArray) -> _BlockFit:
     values = [data.block(run, units) for run in range(len(factors))]
     projected = [factor.left.T @ block for factor, block in zip(factors, values, strict=True)]
-    rotated = [
-        part / to_tensor(factor.singular, data.device)[:, None] for factor, part in zip(factors, projected, strict=True)
-    ]
+    rotated = [part / to_tensor(factor.singular, data.device)[:, None] for factor, part in zip(factors, projected, strict=True)]
     rotations = [to_tensor(factor.right, data.device) for factor in factors]
     betas = torch.cat([rotation @ part for rotation, part in zip(rotations, rotated, strict=True)])
     none = betas.new_zeros((2, len(units)))
@@ -216,9 +214,7 @@ class _RidgeSolver:
         asked = torch.tensor(self.ridge.fractions, dtype=torch.float64, device=length.device)
         return _interpolate(asked.expand(len(length), -1).contiguous(), length, alphas).T.expm1().float()
 
-    def solve(
-        self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor
-    ) -> tuple[FloatArray, list[torch.Tensor], torch.Tensor]:
+    def solve(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor) -> tuple[FloatArray, list[torch.Tensor], torch.Tensor]:
         """Fraction chosen a unit, the rotated ridge betas a run, and the error of every fraction."""
         alphas = self.penalties(rotated)
         if self.ridge.scorer is None or len(self.ridge.fractions) == 1:
@@ -231,9 +227,7 @@ class _RidgeSolver:
         shrunk = [part * (s2 / (s2 + alpha)) for part, s2 in zip(rotated, self.singular, strict=True)]
         return np.asarray(self.ridge.fractions)[best.cpu().numpy()], shrunk, badness
 
-    def _badness(
-        self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor, alphas: torch.Tensor, scorer: RepeatScorer
-    ) -> torch.Tensor:
+    def _badness(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor, alphas: torch.Tensor, scorer: RepeatScorer) -> torch.Tensor:
         """Cross-validation error (n_fractions, n_units): the square expanded, so that betas are formed for its first term alone."""
         z, means, inverses = scorer.standardise(ordinary)
         partners, constant = scorer.targets(z)

@@ -17,15 +17,16 @@ from conform_bids.glm.numerics.denoise import (
     noise_regressors,
 )
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases, rounded_regressors
-from conform_bids.glm.numerics.estimate import RidgeChoice, estimate_betas, estimate_separate_betas
+from conform_bids.glm.numerics.estimate import Estimate, RidgeChoice, estimate_betas, estimate_separate_betas
 from conform_bids.glm.numerics.hrf_selection import fit_onoff, library_rsquared
+from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.numerics.threshold import find_r2_threshold
 from conform_bids.numerics.compute import Compute, limit_threads
 from conform_bids.numerics.folds import RepeatPairs, pair_repeats
 from conform_bids.numerics.hrf import HRFLibrary, response_at, sample_library_glmsingle
 from conform_bids.numerics.linalg import extend_basis, project_out
 
-__all__ = ["FitOptions", "FitResult", "ModelFit", "feasible_models", "fit_models"]
+__all__ = ["FitOptions", "FitResult", "ModelFit", "fit_models"]
 
 FloatArray = npt.NDArray[np.float64]
 Allocate = Callable[[str, tuple[int, ...]], npt.NDArray[np.float32]]
@@ -137,33 +138,6 @@ class FitResult:
     notes: tuple[str, ...] = ()
 
 
-def feasible_models(
-    models: Sequence[str], *, can_cross_validate: bool, pcs_stop: float, n_fractions: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Models that the design allows, and a note for each that it does not.
-
-    Denoising needs a condition that repeats over cross-validation folds, unless ``pcs_stop`` fixes the number of regressors; the ridge
-    needs one unless its fraction is fixed. What cannot be done falls back to the best model below it.
-    """
-    count_known = can_cross_validate or pcs_stop <= 0
-    fraction_known = can_cross_validate or n_fractions == 1
-    feasible, notes = [], []
-    for model in models:
-        possible = model in ("assumehrf", "fithrf") or (
-            count_known and (model == "fithrfdenoise" or fraction_known)
-        )
-        fallback = "fithrfdenoise" if model == "fithrfdenoiserr" and count_known else "fithrf"
-        if not possible:
-            notes.append(
-                f"{model} was not fitted: no condition repeats over the cross-validation folds, so there is nothing to choose its "
-                f"settings by; {fallback} was fitted instead"
-            )
-        chosen = model if possible else fallback
-        if chosen not in feasible:
-            feasible.append(chosen)
-    return tuple(feasible), tuple(notes)
-
-
 class _Fit:
     """State of a fit while its stages run; `fit_models` tells them in order."""
 
@@ -198,9 +172,7 @@ class _Fit:
             columns = rounded_regressors(self.design, curves)
         else:
             columns = exact_regressors(self.design, lambda duration, times: response_at(library, duration, times))
-        return [
-            np.stack([project_out(basis.base, hrf) for hrf in columns(run)]) for run, basis in enumerate(self.data.bases)
-        ]
+        return [np.stack([project_out(basis.base, hrf) for hrf in columns(run)]) for run, basis in enumerate(self.data.bases)]
 
     def user_extras(self) -> list[FloatArray]:
         """Bases of user regressors that are fitted but stay in what R2 is measured on (compat)."""
@@ -211,24 +183,23 @@ class _Fit:
         if n_pcs == 0:
             return [basis.extra[:, :0] for basis in self.data.bases]
         return [
-            np.column_stack([basis.extra, extend_basis(basis.extra, pc[:, :n_pcs])])
-            for basis, pc in zip(self.data.bases, pcs, strict=True)
+            np.column_stack([basis.extra, extend_basis(basis.extra, pc[:, :n_pcs])]) for basis, pc in zip(self.data.bases, pcs, strict=True)
         ]
 
     def estimate(
-        self, name: str, regressors: Sequence[FloatArray], hrf_index: npt.NDArray[np.intp], extras: Sequence[FloatArray],
+        self,
+        name: str,
+        regressors: Sequence[FloatArray],
+        hrf_index: npt.NDArray[np.intp],
+        extras: Sequence[FloatArray],
         ridge: RidgeChoice | None = None,
-    ):  # fmt: skip
+    ) -> Estimate:
         """Fit one model and keep its betas in the output's units; the estimate is returned for the ridge's choices."""
         betas = self.allocate(f"{name}_betas", (self.design.n_trials, self.data.n_units))
         betas[:] = np.nan
-        estimate = estimate_betas(
-            self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas, ridge
-        )
+        estimate = estimate_betas(self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas, ridge)
         if self.options.lss and name == "fithrf":
-            estimate_separate_betas(
-                self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas
-            )
+            estimate_separate_betas(self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas)
         if self.options.percent:
             scale = self.percent_scale().astype(np.float32)
             for row in betas:
@@ -263,9 +234,7 @@ class _Fit:
         """Noise pool; GLMsingle's percentile counts units outside of the brain too, ours the fitted ones."""
         mean = self.survey.mean if self.options.compat else np.where(self.valid, self.survey.mean, np.nan)
         percentile, fraction = self.options.brain_threshold
-        pool = self.valid & noise_pool(
-            mean, onoff_rsquared, percentile=percentile, fraction=fraction, rsquared_below=threshold
-        )
+        pool = self.valid & noise_pool(mean, onoff_rsquared, percentile=percentile, fraction=fraction, rsquared_below=threshold)
         if not pool.any():
             self.notes.append("The noise pool is empty, so no noise regressors were used.")
         return pool
@@ -292,9 +261,7 @@ class _Fit:
             return min(round(-self.options.pcs_stop), available), np.zeros(0)
         if available == 0:
             return 0, np.zeros(0)
-        badness = count_badness(
-            self.data, self.design, self.library, hrf_index, pcs, self.pairs, np.flatnonzero(voters), self.compute
-        )
+        badness = count_badness(self.data, self.design, self.library, hrf_index, pcs, self.pairs, np.flatnonzero(voters), self.compute)
         trend = -np.nanmedian(badness, axis=1)
         curve = trend - trend[0]
         return choose_count(curve, self.options.pcs_stop), curve
@@ -375,7 +342,7 @@ def _run_stages(fit: _Fit) -> FitResult:
             ridge = fit.estimate("fithrfdenoiserr", fit.library, hrf_index, extras, fit.ridge())
             result |= {"ridge_badness": ridge.badness, "scale_offset": ridge.scale_offset}
             # GLMsingle gives an all-zero unit HRF 0 and fraction 1 (quirk 11)
-            result["fraction"] = np.where(survey.empty, 1.0, ridge.fraction) if options.compat else ridge.fraction
+            result["fraction"] = ridge.fraction
     kept = fit.valid | survey.empty if options.compat else fit.valid
     return FitResult(
         survey=survey,

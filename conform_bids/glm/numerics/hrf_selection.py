@@ -26,9 +26,7 @@ def percent_explained(residual: FloatArray, total: FloatArray) -> FloatArray:
         return np.where(total > 0, 100 * (1 - residual / total), np.nan)
 
 
-def fit_onoff(
-    data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute
-) -> tuple[FloatArray, FloatArray]:
+def fit_onoff(data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute) -> tuple[FloatArray, FloatArray]:
     """One regressor for all trials and runs.
 
     Parameters
@@ -70,9 +68,7 @@ def fit_onoff(
     return beta, percent_explained(residual, total)
 
 
-def library_rsquared(
-    data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute
-) -> FloatArray:
+def library_rsquared(data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute) -> FloatArray:
     """R2 of the single-trial model with every HRF of the library: one matrix product a run and HRF.
 
     Parameters
@@ -101,9 +97,7 @@ def library_rsquared(
     return percent_explained(residual, total)
 
 
-def _residual_by_hrf(
-    factors: Sequence[RunFactor], projected: torch.Tensor, values: torch.Tensor, total: torch.Tensor
-) -> torch.Tensor:
+def _residual_by_hrf(factors: Sequence[RunFactor], projected: torch.Tensor, values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     """Residual sum of squares (n_hrfs, n_units) from the stacked products U'Y of all HRFs."""
     result, row = [], 0
     for factor in factors:

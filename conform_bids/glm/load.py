@@ -1,0 +1,228 @@
+"""From files to what the engine takes: runs as float32 arrays on disk, and their design."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids.bids.confounds import read_confounds
+from conform_bids.bids.derivatives import write_json
+from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library, read_hrf_table
+from conform_bids.bids.images import describe_bold, read_bold, read_space
+from conform_bids.bids.spaces import Space, intersect_spaces
+from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
+from conform_bids.errors import UnusableInputError
+from conform_bids.glm.files import Plan, PlannedRun
+from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.planning import build_trials, cross_validation_folds, session_groups
+from conform_bids.numerics.hrf import HRFLibrary, response_at
+from conform_bids.numerics.linalg import polynomial_degree
+
+__all__ = ["LoadedFit", "hrf_libraries", "load_fit", "read_loaded"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LoadedFit:
+    """A fit as it lies in a work folder.
+
+    Attributes
+    ----------
+    runs : list of (n_volumes, n_units) float32 arrays
+        Memory maps.
+    design : Design
+        Trials, drifts and regressors.
+    regressor_names : tuple of tuple of str
+        Of each run.
+    trials : DataFrame
+        The trial table.
+    set_aside : DataFrame
+        Events that were left out: file, line, onset, reason.
+    """
+
+    runs: list[npt.NDArray[np.float32]]
+    design: Design
+    regressor_names: tuple[tuple[str, ...], ...]
+    trials: pd.DataFrame
+    set_aside: pd.DataFrame
+
+
+def load_fit(plan: Plan, folder: Path) -> list[Path]:
+    """Read every run of a fit and write it to ``folder`` in the form that the engine takes.
+
+    Returns
+    -------
+    list of Path
+        The files written: space, design, tables and one array a run.
+
+    Raises
+    ------
+    UnusableInputError, MissingInputError
+        Naming the file, when an input cannot be used.
+    """
+    runs = [_with_timing(run) for run in plan.runs]
+    space = read_common_space(plan)
+    table = build_trials(runs, plan.settings)
+    paths = [folder / "space.npz", folder / "trials.tsv", folder / "stimuli.tsv", folder / "set_aside.json"]
+    space.save(paths[0])
+    write_trials(table, paths[1])
+    write_stimuli(stimulus_table(table, plan.stimuli_dir), paths[2])
+    write_json({str(key): values for key, values in table.set_aside.to_dict(orient="list").items()}, paths[3])
+    for index, run in enumerate(runs):
+        path = folder / f"run-{index:03d}.npy"
+        np.save(path, read_bold(run.bold, space, n_volumes=run.n_volumes))
+        paths.append(path)
+    design, names = build_design(plan, runs, table)
+    paths.append(folder / "design.npz")
+    _save_design(design, names, paths[-1])
+    return paths
+
+
+def read_loaded(files: Sequence[Path]) -> LoadedFit:
+    """Open what `load_fit` wrote."""
+    by_name = {path.name: path for path in map(Path, files)}
+    design, names = _load_design(by_name["design.npz"])
+    runs = [np.load(by_name[name], mmap_mode="r") for name in sorted(by_name) if name.startswith("run-")]
+    set_aside = pd.DataFrame(json.loads(by_name["set_aside.json"].read_text(encoding="utf-8")))
+    return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside)
+
+
+def read_common_space(plan: Plan) -> Space:
+    """Space of the units that every run of a fit has."""
+    entities = plan.entities
+    spaces = [
+        read_space(run.bold, run.mask, entities.get("space", "boldref"), entities.get("den"), entities.get("res")) for run in plan.runs
+    ]
+    return intersect_spaces(spaces)
+
+
+def _with_timing(run: PlannedRun) -> PlannedRun:
+    """The run with its length and TR, which a plan may lack where the file was not at hand."""
+    header = describe_bold(run.bold)
+    if run.n_volumes is not None and run.n_volumes != header.n_volumes:
+        raise UnusableInputError(f"{run.bold[0]}: {header.n_volumes} volumes, where {run.n_volumes} were planned; it changed meanwhile")
+    repetition_time = run.repetition_time or header.repetition_time_s
+    if not repetition_time:
+        raise UnusableInputError(f"{run.bold[0]}: neither its sidecar nor its header gives the repetition time")
+    return replace(run, n_volumes=header.n_volumes, repetition_time=repetition_time)
+
+
+def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> tuple[Design, tuple[tuple[str, ...], ...]]:
+    """Design of a fit, and the names of each run's user regressors.
+
+    Raises
+    ------
+    UnusableInputError
+        When the runs differ in repetition time.
+    """
+    settings = plan.settings
+    times = {round(float(run.repetition_time or 0), 6) for run in runs}
+    if len(times) > 1:
+        raise UnusableInputError(f"{runs[0].bold[0]}: the runs of a fit differ in repetition time: {sorted(times)} s")
+    tr = float(runs[0].repetition_time or 0)
+    starts = np.array([0.0 if settings.compat else run.start_time for run in runs])
+    regressors, names = zip(*(_user_regressors(plan, run, table, index) for index, run in enumerate(runs)), strict=True)
+    trials = table.trials
+    lengths = tuple(int(run.n_volumes or 0) for run in runs)
+    degree = settings.polynomial_degree
+    design = Design(
+        tr=tr,
+        run_lengths=lengths,
+        run=table.run_index.astype(np.intp),
+        onset=trials["onset"].to_numpy(dtype=np.float64) - starts[table.run_index],
+        duration=trials["duration"].to_numpy(dtype=np.float64),
+        condition=trials["condition"].to_numpy(dtype=np.intp),
+        train=trials["split"].isin(["train", "n/a"]).to_numpy(),
+        session=np.array(session_groups(settings, runs), dtype=np.intp),
+        folds=cross_validation_folds(settings, len(runs)),
+        polynomial_degree=tuple(polynomial_degree(length, tr) if degree is None else degree for length in lengths),
+        regressors=tuple(regressors),
+    )
+    return design, tuple(names)
+
+
+def _user_regressors(plan: Plan, run: PlannedRun, table: TrialTable, index: int) -> tuple[FloatArray, tuple[str, ...]]:
+    """Confounds asked for, and one regressor a type of nuisance event, convolved with the assumed HRF."""
+    n_volumes, tr = int(run.n_volumes or 0), float(run.repetition_time or 0)
+    names: list[str] = []
+    columns = np.zeros((n_volumes, 0))
+    if plan.settings.confounds and run.confounds is not None:
+        columns, found = read_confounds(run.confounds, plan.settings.confounds, n_volumes)
+        names += found
+    nuisance = table.nuisance[index]
+    assumed = hrf_libraries(plan, tr)[1]
+    frames = np.arange(n_volumes) * tr + (0.0 if plan.settings.compat else run.start_time)
+    for trial_type in sorted(set(nuisance["trial_type"])):
+        events = nuisance[nuisance["trial_type"] == trial_type]
+        regressor = np.zeros(n_volumes)
+        for onset, duration in zip(events["onset"], events["duration"], strict=True):
+            regressor += response_at(assumed, float(duration), frames - onset)[:, 0]
+        columns = np.column_stack([columns, regressor])
+        names.append(f"nuisance_{trial_type}")
+    return columns, tuple(names)
+
+
+def hrf_libraries(plan: Plan, tr: float) -> tuple[HRFLibrary, HRFLibrary]:
+    """Library to choose from, and the assumed HRF: the packaged ones or the user's files.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file of the assumed HRF holds several curves.
+    """
+    settings = plan.settings
+    library = load_default_library() if settings.hrf_library is None else read_hrf_table(settings.hrf_library, tr)
+    if settings.assumed_hrf is None:
+        return library, load_default_assumed_hrf()
+    assumed = read_hrf_table(settings.assumed_hrf, tr)
+    if assumed.n_hrfs != 1:
+        raise UnusableInputError(f"{settings.assumed_hrf}: the assumed HRF is one curve, and there are {assumed.n_hrfs}")
+    return library, assumed
+
+
+def _save_design(design: Design, names: tuple[tuple[str, ...], ...], path: Path) -> None:
+    arrays = {f"regressors_{index:03d}": regressors for index, regressors in enumerate(design.regressors)}
+    facts = {
+        "tr": design.tr,
+        "run_lengths": design.run_lengths,
+        "folds": design.folds,
+        "polynomial_degree": design.polynomial_degree,
+        "regressor_names": names,
+    }
+    np.savez(
+        path,
+        facts=np.array(json.dumps(facts)),
+        run=design.run,
+        onset=design.onset,
+        duration=design.duration,
+        condition=design.condition,
+        train=design.train,
+        session=design.session,
+        **arrays,  # type: ignore[arg-type]
+    )
+
+
+def _load_design(path: Path) -> tuple[Design, tuple[tuple[str, ...], ...]]:
+    with np.load(path, allow_pickle=False) as archive:
+        facts = json.loads(str(archive["facts"]))
+        design = Design(
+            tr=float(facts["tr"]),
+            run_lengths=tuple(facts["run_lengths"]),
+            run=archive["run"],
+            onset=archive["onset"],
+            duration=archive["duration"],
+            condition=archive["condition"],
+            train=archive["train"],
+            session=archive["session"],
+            folds=tuple(tuple(fold) for fold in facts["folds"]),
+            polynomial_degree=tuple(facts["polynomial_degree"]),
+            regressors=tuple(archive[name] for name in sorted(archive.files) if name.startswith("regressors_")),
+        )
+    return design, tuple(tuple(run) for run in facts["regressor_names"])

@@ -1,0 +1,250 @@
+"""From a dataset to jobs: which runs are fitted together, with which models; nothing large is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conform_bids.bids.bold import BoldSeries, find_bold
+from conform_bids.bids.images import describe_bold
+from conform_bids.bids.index import Dataset
+from conform_bids.bids.names import ENTITY_ORDER, natural_key
+from conform_bids.bids.selection import Selection
+from conform_bids.bids.trials import TrialTable
+from conform_bids.errors import MissingInputError
+from conform_bids.glm.files import Plan, PlannedRun
+from conform_bids.glm.planning import build_trials, choose_models
+from conform_bids.glm.settings import GLMSettings
+from conform_bids.jobs import ParticipantPlan, Resources
+
+__all__ = ["plan_participant"]
+
+BASE_GB = 0.9
+"""Python, torch and nibabel."""
+
+
+def plan_participant(
+    participant: str,
+    dataset: Dataset,
+    selection: Selection,
+    settings: GLMSettings,
+    resources: Resources,
+    output_dir: Path,
+) -> ParticipantPlan:
+    """Plan every fit of a participant.
+
+    Raises
+    ------
+    MissingInputError
+        When no run of what was asked for has both BOLD and events.
+    UnusableInputError
+        Naming the file, when an input is there but cannot be used.
+    UsageError
+        When folds or session groups name what is not there.
+    """
+    warnings: list[str] = []
+    series = []
+    for found in find_bold(dataset, participant, selection):
+        warnings += found.warnings
+        if found.events is None:
+            warnings.append(f"{found.files[0].name}: no events, so the run is left out")
+        else:
+            series.append(found)
+    if not series:
+        raise MissingInputError(f"sub-{participant}: no run has events, so there is nothing to fit")
+    planner = _Planner(dataset, settings, resources, output_dir)
+    jobs: list[Plan] = []
+    for group in _group(series).values():
+        jobs += planner.plan_task(participant, group, warnings)
+    if not jobs:
+        raise MissingInputError(f"sub-{participant}: no run has a trial to model")
+    return ParticipantPlan(participant, tuple(_mark_differing_runs(jobs)), tuple(dict.fromkeys(warnings)))
+
+
+def _group(series: Sequence[BoldSeries]) -> dict[tuple[Any, ...], list[BoldSeries]]:
+    """Runs that share every entity but run and session, in the order of session and run."""
+    groups: dict[tuple[Any, ...], list[BoldSeries]] = {}
+    for found in series:
+        shared = {key: label for key, label in found.entities.items() if key not in ("run", "ses")}
+        groups.setdefault((found.kind, tuple(shared.items())), []).append(found)
+    for group in groups.values():
+        group.sort(key=lambda found: (natural_key(found.entities.get("ses", "")), natural_key(found.entities.get("run", ""))))
+    return groups
+
+
+@dataclass(frozen=True)
+class _Planner:
+    dataset: Dataset
+    settings: GLMSettings
+    resources: Resources
+    output_dir: Path
+
+    def plan_task(self, participant: str, series: list[BoldSeries], warnings: list[str]) -> list[Plan]:
+        """Fits of one task and space."""
+        units: dict[Path, int] = {}
+        runs = [self._plan_run(found, units, warnings) for found in series]
+        entities = {key: label for key, label in series[0].entities.items() if key not in ("run", "ses")}
+        sessions: dict[str | None, list[PlannedRun]] = {}
+        for run in runs:
+            sessions.setdefault(run.session, []).append(run)
+        by_session = self._fit_by_session(list(sessions.values()))
+        fits = list(sessions.items()) if by_session else [(None, runs)]
+        plans = []
+        for session, fit in fits:
+            labels = {**entities, "ses": session} if session is not None else entities
+            plan = self._plan_fit(participant, labels, series[0].kind, fit, units, warnings)
+            plans += [] if plan is None else [plan]
+        return plans
+
+    def _plan_run(self, found: BoldSeries, units: dict[Path, int], warnings: list[str]) -> PlannedRun:
+        assert found.events is not None
+        repetition_time = _positive(found.metadata.get("RepetitionTime"))
+        n_volumes = None
+        if all(path.exists() and path.stat().st_size > 0 for path in found.files):
+            header = describe_bold(found.files)
+            n_volumes = header.n_volumes
+            repetition_time = repetition_time or header.repetition_time_s
+            units[found.files[0]] = header.n_units_total
+        start_time, warning = _start_time(found)
+        warnings += [warning] if warning and self.settings.compat is None else []
+        read = [*found.files, found.mask, found.events, found.confounds if self.settings.confounds else None]
+        if self.settings.confounds and found.confounds is None:
+            raise MissingInputError(f"{found.files[0]}: --confounds was given, and the run has no confounds table")
+        return PlannedRun(
+            session=found.entities.get("ses"),
+            run=found.entities.get("run"),
+            bold=tuple(found.files),
+            mask=found.mask,
+            events=found.events,
+            confounds=found.confounds,
+            repetition_time=repetition_time,
+            start_time=start_time,
+            n_volumes=n_volumes,
+            sources=tuple(self.dataset.bids_uri(path) for path in read if path is not None),
+        )
+
+    def _fit_by_session(self, sessions: list[list[PlannedRun]]) -> bool:
+        if self.settings.fit_scope != "auto":
+            return self.settings.fit_scope == "session"
+        if len(sessions) == 1:
+            return True
+        return all(_repeats_across_runs(table) for table in map(self._trials, sessions) if table is not None)
+
+    def _trials(self, runs: Sequence[PlannedRun]) -> TrialTable | None:
+        """Trial table, where every file is at hand; a plan can be made where content is still to be fetched."""
+        if any(run.n_volumes is None or not _has_content(run.events) for run in runs):
+            return None
+        if any(run.repetition_time is None for run in runs):
+            return None
+        return build_trials(runs, self.settings)
+
+    def _plan_fit(
+        self,
+        participant: str,
+        entities: dict[str, str],
+        kind: str,
+        runs: list[PlannedRun],
+        units: dict[Path, int],
+        warnings: list[str],
+    ) -> Plan | None:
+        table = self._trials(runs)
+        notes: tuple[str, ...] = ()
+        models, has_repeats = self.settings.model, True
+        if table is not None:
+            warnings += table.warnings
+            with_trials = {int(run) for run in table.run_index}
+            for index, run in enumerate(runs):
+                if index not in with_trials:
+                    warnings.append(f"{run.events.name}: no trial to model, so the run is left out")
+            runs = [run for index, run in enumerate(runs) if index in with_trials]
+            if not runs:
+                return None
+            table = build_trials(runs, self.settings)
+            models, notes = choose_models(self.settings, table, runs)
+            has_repeats = bool((table.trials["repetition"] > 0).any())
+            warnings += [f"{self._label(entities)}: {note}" for note in notes]
+        plan = Plan(
+            participant=participant,
+            entities=_ordered(entities),
+            kind=kind,
+            runs=tuple(runs),
+            models=models,
+            settings=self.settings,
+            random_seed=self.resources.random_seed,
+            output_dir=self.output_dir,
+            stimuli_dir=self.dataset.raw / "stimuli" if self.dataset.raw is not None else None,
+            has_repeats=has_repeats,
+            notes=notes,
+            n_threads=self.resources.n_threads,
+            device=self.resources.device,
+        )
+        n_units = max((units.get(run.bold[0], 0) for run in runs), default=0)
+        return _with_memory(plan, n_units, len(table.trials) if table is not None else 0, self.resources)
+
+    @staticmethod
+    def _label(entities: dict[str, str]) -> str:
+        return "_".join(f"{key}-{label}" for key, label in _ordered(entities).items())
+
+
+def _start_time(found: BoldSeries) -> tuple[float, str | None]:
+    """Time of a frame's values within its TR, and a warning where it cannot be known."""
+    value = found.metadata.get("StartTime")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 100:
+        return float(value), None
+    if found.metadata.get("SliceTimingCorrected"):
+        return 0.0, (
+            f"{found.files[0].name}: slices were corrected for timing, and the sidecar has no StartTime that says to which time; "
+            "the start of each volume is assumed, so responses may be modelled up to one TR early"
+        )
+    if "SliceTimingCorrected" not in found.metadata:
+        return 0.0, (
+            f"{found.files[0].name}: the sidecar has neither StartTime nor SliceTimingCorrected, so the time that a volume stands for "
+            "cannot be known; its start is assumed"
+        )
+    return 0.0, None
+
+
+def _positive(value: Any) -> float | None:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    return number if 0 < number < 1000 else None
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _repeats_across_runs(table: TrialTable) -> bool:
+    runs_of: dict[int, set[int]] = {}
+    for condition, run in zip(table.trials["condition"], table.run_index, strict=True):
+        runs_of.setdefault(int(condition), set()).add(int(run))
+    return any(len(runs) > 1 for runs in runs_of.values())
+
+
+def _ordered(entities: dict[str, str]) -> dict[str, str]:
+    return {key: entities[key] for key in ENTITY_ORDER if key in entities}
+
+
+def _with_memory(plan: Plan, n_units: int, n_trials: int, resources: Resources) -> Plan:
+    """Declare what the fit takes: one run being read, the blocks, and the regressors of 20 HRFs."""
+    volumes = [run.n_volumes or 300 for run in plan.runs]
+    read = 4e-9 * n_units * max(volumes)
+    regressors = 8e-9 * 21 * n_trials * max(volumes) * 2
+    per_unit = 8e-9 * n_units * 200
+    block = 0.15 if resources.low_mem else min(1.0, max(0.15, 0.15 * resources.memory_gb))
+    return replace(plan, mem_gb=round(BASE_GB + max(read * 1.3, regressors + block * 1.5) + per_unit, 2), block_gb=block)
+
+
+def _mark_differing_runs(jobs: list[Plan]) -> list[Plan]:
+    """Give tables the space in their names where spaces do not have the same runs, as they would overwrite each other."""
+    seen: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    keys = []
+    for job in jobs:
+        key = tuple((name, label) for name, label in job.entities.items() if name not in ("space", "res", "den"))
+        keys.append(key)
+        seen.setdefault(key, set()).add((tuple((run.session, run.run) for run in job.runs), job.models))
+    return [replace(job, space_in_tables=len(seen[key]) > 1) for job, key in zip(jobs, keys, strict=True)]

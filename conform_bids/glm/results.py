@@ -1,0 +1,155 @@
+"""Results of a fit on disk: one array a file, and a summary of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conform_bids.bids.derivatives import write_json
+from conform_bids.glm.engine_glmsingle import fit_with_glmsingle
+from conform_bids.glm.files import Plan
+from conform_bids.glm.load import LoadedFit, hrf_libraries
+from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
+from conform_bids.numerics.compute import Compute
+from conform_bids.numerics.hrf import response_at, sample_library_glmsingle
+from conform_bids.numerics.noise_ceiling import noise_ceiling
+
+__all__ = ["fit_and_store", "fit_options"]
+
+HRF_STEP = 0.1
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A folder of arrays; large ones are memory maps that the engine fills."""
+
+    folder: Path
+
+    def allocate(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        array: npt.NDArray[np.float32] = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
+        return array
+
+    def put(self, name: str, array: npt.ArrayLike) -> None:
+        np.save(self.folder / f"{name}.npy", np.asarray(array), allow_pickle=False)
+
+
+def fit_options(plan: Plan) -> FitOptions:
+    """What the settings mean for the engine."""
+    settings = plan.settings
+    return FitOptions(
+        models=plan.models,
+        compat=settings.compat == "glmsingle",
+        n_pcs=settings.n_pcs,
+        pcs_stop=settings.pcs_stop,
+        pcs_r2=settings.pcs_r2,
+        noise_pool_r2=settings.noise_pool_r2,
+        brain_threshold=(settings.brain_threshold[0], settings.brain_threshold[1]),
+        fractions=settings.fractions,
+        autoscale=settings.autoscale,
+        lss=settings.lss,
+        percent=settings.units == "percent",
+        seed=plan.random_seed,
+    )
+
+
+def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute) -> list[Path]:
+    """Fit the models of a plan and store what they give.
+
+    Returns
+    -------
+    list of Path
+        ``summary.json`` and one ``.npy`` an array (see docs, "how it is built").
+    """
+    store = _Store(folder)
+    library, assumed = hrf_libraries(plan, loaded.design.tr)
+    options = fit_options(plan)
+    if plan.settings.engine == "glmsingle":
+        result = fit_with_glmsingle(loaded.runs, loaded.design, plan.settings, options, library, assumed, folder)
+        for name, model in result.models.items():
+            store.put(f"{name}_betas", model.betas)
+    else:
+        result = fit_models(loaded.runs, loaded.design, library, assumed, options, compute, store.allocate)
+    _store_arrays(store, plan, loaded, result)
+    _store_curves(store, plan, loaded)
+    write_json(_summary(plan, loaded, result, library.names), folder / "summary.json")
+    return [*sorted(folder.glob("*.npy")), folder / "summary.json"]
+
+
+def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResult) -> None:
+    store.put("mean", result.survey.mean)
+    store.put("valid", result.valid)
+    store.put("onoff_rsquared", result.onoff_rsquared)
+    store.put("onoff_beta", result.onoff_beta)
+    store.put("hrf_index", result.hrf_index)
+    sessions = loaded.design.session[loaded.design.run]
+    for name, model in result.models.items():
+        store.put(f"{name}_rsquared", model.rsquared)
+        store.put(f"{name}_rsquared_run", model.rsquared_run)
+        if plan.has_repeats:
+            store.put(f"noise_ceiling_{name}", noise_ceiling(model.betas, loaded.design.condition, sessions))
+    if "fithrfdenoiserr" in result.models:
+        store.put("fraction", result.fraction)
+    if result.noise_pool.size:
+        store.put("noise_pool", result.noise_pool)
+        store.put("pc_voxels", result.pc_voxels)
+        store.put("pc_curve", result.pc_curve)
+        for run, pcs in enumerate(result.pcs):
+            store.put(f"pcs_{run:03d}", pcs)
+
+
+def _store_curves(store: _Store, plan: Plan, loaded: LoadedFit) -> None:
+    """Curves as modelled, for the report and the table: on a 0.1-s grid, or in compat at the volumes, as they were used."""
+    library, assumed = hrf_libraries(plan, loaded.design.tr)
+    duration = float(np.median(loaded.design.duration))
+    if plan.settings.compat:
+        curves = sample_library_glmsingle(library, duration, loaded.design.tr).astype(np.float64)
+        times = np.arange(len(curves)) * loaded.design.tr
+        own: Callable[[], npt.NDArray[Any]] = lambda: sample_library_glmsingle(assumed, duration, loaded.design.tr, assumed=True)  # noqa: E731
+        assumed_curve = np.interp(times, np.arange(len(own())) * loaded.design.tr, own()[:, 0], right=0.0)
+    else:
+        times = np.round(np.arange(0, 50 + HRF_STEP / 2, HRF_STEP), 3)
+        curves = response_at(library, duration, times)
+        assumed_curve = response_at(assumed, duration, times)[:, 0]
+    store.put("hrf_times", times)
+    store.put("hrf_library", curves)
+    store.put("assumed_hrf", assumed_curve)
+
+
+def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[str, ...]) -> dict[str, Any]:
+    survey, trials = result.survey, loaded.trials
+    counts = trials.groupby("condition").size()
+    sessions = [run.session for run in plan.runs if run.session is not None]
+    return {
+        "n_units": len(result.valid),
+        "n_valid": int(result.valid.sum()),
+        "n_set_aside": {
+            "constant": int((survey.constant & ~result.valid).sum()),
+            "nan": int((~survey.finite).sum()),
+            "empty": int(survey.empty.sum()),
+        },
+        "n_trials": len(trials),
+        "n_conditions": len(counts),
+        "n_repeated": int((counts > 1).sum()),
+        "n_runs": len(plan.runs),
+        "sessions": list(dict.fromkeys(sessions)),
+        "noise_pool_threshold": _number(result.noise_pool_threshold),
+        "pcs_threshold": _number(result.pcs_threshold),
+        "n_pcs": result.n_pcs,
+        "n_pcs_cross_validated": bool(result.pc_curve.size),
+        "n_noise_pool": int(result.noise_pool.sum()),
+        "notes": [*plan.notes, *(note for note in result.notes if note not in plan.notes)],
+        "polynomial_degree": list(loaded.design.polynomial_degree),
+        "hrf_names": list(hrf_names),
+        "fractions": sorted(set(plan.settings.fractions), reverse=True),
+        "models": list(result.models),
+        "units": plan.settings.units,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

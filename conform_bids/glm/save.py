@@ -1,0 +1,221 @@
+"""From the engine's arrays to BIDS derivatives: maps, tables and their sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids import __version__
+from conform_bids.bids.derivatives import lock_file, write_json, write_tsv
+from conform_bids.bids.images import write_maps
+from conform_bids.bids.names import parse_name
+from conform_bids.bids.sidecars import sidecar
+from conform_bids.bids.spaces import Space
+from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, hash_stimuli, write_stimuli, write_trials
+from conform_bids.glm.files import DENOISED_MODELS, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
+from conform_bids.glm.load import LoadedFit, hrf_libraries
+from conform_bids.glm.numerics.design import exact_regressors, rounded_regressors
+from conform_bids.numerics.hrf import response_at, sample_library_glmsingle
+from conform_bids.numerics.linalg import polynomial_basis
+from conform_bids.options import to_mapping
+
+__all__ = ["save_outputs"]
+
+_METHODS = {
+    "assumehrf": "Single-trial least squares with one assumed HRF (GLMsingle type A)",
+    "fithrf": "Single-trial least squares with the unit's HRF of the library (GLMsingle type B)",
+    "fithrfdenoise": "Single-trial least squares with the unit's HRF and noise regressors (GLMsingle type C)",
+    "fithrfdenoiserr": "Fractional ridge regression with the unit's HRF and noise regressors (GLMsingle type D)",
+}
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Arrays of the fit by name, opened as they are asked for."""
+
+    files: Mapping[str, Path]
+    summary: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(self.files[name], mmap_mode="r")
+        return array
+
+
+def save_outputs(
+    plan: Plan,
+    loaded: LoadedFit,
+    space: Space,
+    results: Sequence[Path],
+    summary: Mapping[str, Any],
+    stimuli: pd.DataFrame,
+    n_threads: int,
+) -> list[Path]:
+    """Write every file that the plan declares.
+
+    Parameters
+    ----------
+    plan, loaded, space
+        What was fitted.
+    results : sequence of Path
+        Arrays of the fit.
+    summary : mapping
+        Its numbers.
+    stimuli : DataFrame
+        stim_id, stim_file, sha256.
+    n_threads : int
+        Threads that compress.
+
+    Returns
+    -------
+    list of Path
+        The files, sidecars included.
+    """
+    arrays = _Results({path.stem: path for path in map(Path, results)}, summary)
+    written: list[Path] = []
+    for row in output_maps(plan):
+        written += _save_map(plan, loaded, space, arrays, row, n_threads)
+    for table in output_tables(plan):
+        written += _save_table(plan, loaded, arrays, table, stimuli)
+    return written
+
+
+def _save_map(plan: Plan, loaded: LoadedFit, space: Space, arrays: _Results, row: MapOutput, n_threads: int) -> list[Path]:
+    values = arrays[row.array]
+    names = None
+    if row.array.endswith("_betas"):
+        kinds = loaded.trials["trial_type"]
+        names = [f"trial-{trial:05d} {kind}" for trial, kind in zip(loaded.trials["trial"], kinds, strict=True)]
+    elif row.array == "hrf_index":
+        values = np.where(values >= 0, values, np.nan)
+    if values.ndim == 1:
+        names = [str(row.fields["Description"])[:60]]
+    paths = [plan.output_dir / path for path in row.paths]
+    write_maps(values, space, paths, names, row.dtype, n_threads=n_threads)
+    written = list(paths)
+    for name in dict.fromkeys(sidecar_of(path) for path in row.paths):
+        write_json(_map_sidecar(plan, loaded, arrays, row), plan.output_dir / name)
+        written.append(plan.output_dir / name)
+    return written
+
+
+def _common_fields(plan: Plan) -> dict[str, Any]:
+    return {"SoftwareVersion": f"conform-glm {__version__}", "RandomSeed": plan.random_seed}
+
+
+def _sources(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(source for run in plan.runs for source in run.sources))
+
+
+def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput) -> dict[str, Any]:
+    name = parse_name(row.paths[0])
+    fields: dict[str, Any] = {**row.fields, **_common_fields(plan), "Masked": True}
+    if row.model is not None:
+        fitted = loaded.trials["split"].isin(["train", "n/a"])
+        table = next(table.path for table in output_tables(plan) if table.key == "trials" and table.model == row.model)
+        fields |= {
+            "EstimationMethod": _METHODS[row.model],
+            "Engine": plan.settings.engine,
+            "Compatibility": plan.settings.compat,
+            "TrialTable": f"bids::{table}",
+            "NumberOfTrials": len(loaded.trials),
+            "NumberOfRuns": len(plan.runs),
+            # choices by condition (regressors, fraction) used the training stimuli alone
+            "FitIncludesTest": bool((loaded.trials["split"][fitted] == "test").any()),
+            "FittedStimuliHash": hash_stimuli(loaded.trials["stim_id"][fitted]),
+        }
+        if row.model in DENOISED_MODELS:
+            fields["NumberOfNoiseRegressors"] = arrays.summary["n_pcs"]
+        if row.array.endswith("_betas"):
+            fields |= {
+                "FrameTimes": [run.start_time for run in plan.runs] if plan.settings.compat is None else "ignored",
+                "Settings": {key: value for key, value in to_mapping(plan.settings).items() if not _is_path(value)},
+                "Notes": list(arrays.summary["notes"]) or None,
+            }
+        if row.array.startswith("noise_ceiling_"):
+            counts = loaded.trials.groupby("condition").size()
+            fields["NTrialsAveraged"] = sorted({int(count) for count in counts})
+    return sidecar(name.entities, name.suffix, name.extension, sources=_sources(plan), fields=fields)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "\\" in value)
+
+
+def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput, stimuli: pd.DataFrame) -> list[Path]:
+    path = plan.output_dir / table.path
+    content: dict[str, Any]
+    if table.key == "trials":
+        write_trials(loaded.trials, path)
+        content = {**TRIALS_DESCRIPTION, **_common_fields(plan), "Sources": _sources(plan)}
+    elif table.key == "stimuli":
+        _merge_stimuli(plan, stimuli, path)
+        content = dict(STIMULI_DESCRIPTION)
+    else:
+        frame, content = _TABLES[table.key](plan, loaded, arrays, table)
+        write_tsv(frame, path)
+        content |= _common_fields(plan)
+    side = plan.output_dir / sidecar_of(table.path)
+    write_json(content, side)
+    return [path, side]
+
+
+def _merge_stimuli(plan: Plan, stimuli: pd.DataFrame, path: Path) -> None:
+    """Add to the participant's table, which jobs of other tasks, spaces and sessions write as well."""
+    with lock_file(plan.output_dir):
+        if path.exists():
+            before = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+            stimuli = pd.concat([before[~before["stim_id"].isin(stimuli["stim_id"])], stimuli])
+        write_stimuli(stimuli.sort_values("stim_id", kind="stable"), path)
+
+
+def _design_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Regressors of a run with the assumed HRF, drifts and the user's regressors, at the times of the volumes."""
+    design, run = loaded.design, int(table.run or 0)
+    assumed = hrf_libraries(plan, design.tr)[1]
+    if plan.settings.compat:
+        curves = sample_library_glmsingle(assumed, float(np.median(design.duration)), design.tr, assumed=True)
+        columns = rounded_regressors(design, curves)(run)[0]
+    else:
+        columns = exact_regressors(design, lambda duration, times: response_at(assumed, duration, times))(run)[0]
+    names = [f"trial_{trial:05d}" for trial in loaded.trials["trial"][design.trials_of(run)]]
+    drifts = polynomial_basis(design.run_lengths[run], design.polynomial_degree[run])
+    names += [f"drift_{degree:02d}" for degree in range(drifts.shape[1])] + list(loaded.regressor_names[run])
+    values = np.column_stack([columns, drifts, design.user_regressors(run)])
+    content = {
+        "Description": "Design with the assumed HRF (units may use another of the library), a row a volume",
+        "RepetitionTime": design.tr,
+    }
+    return pd.DataFrame(values, columns=names), content
+
+
+def _noise_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput) -> tuple[pd.DataFrame, dict[str, Any]]:
+    values = arrays[f"pcs_{int(table.run or 0):03d}"]
+    names = [f"noise_{index:02d}" for index in range(values.shape[1])]
+    content = {
+        "Description": "Principal components of the noise pool, by decreasing variance; the first NumberOfNoiseRegressors are used",
+        "NumberOfNoiseRegressors": arrays.summary["n_pcs"],
+        "SamplingFrequency": 1 / loaded.design.tr,
+        "StartTime": plan.runs[int(table.run or 0)].start_time,
+    }
+    return pd.DataFrame(np.asarray(values), columns=names), content
+
+
+def _library_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput) -> tuple[pd.DataFrame, dict[str, Any]]:
+    times, curves = np.asarray(arrays["hrf_times"]), np.asarray(arrays["hrf_library"])
+    names = list(arrays.summary["hrf_names"])
+    content = {
+        "Description": "HRF library as modelled: responses to a stimulus of the median duration, a column an HRF, largest value 1",
+        "SamplingFrequency": 1 / float(times[1] - times[0]),
+        "StartTime": 0.0,
+        "StimulusDuration": float(np.median(loaded.design.duration)),
+    }
+    return pd.DataFrame(curves, columns=names), content
+
+
+_TABLES = {"design": _design_table, "noise": _noise_table, "library": _library_table}
