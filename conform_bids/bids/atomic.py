@@ -146,6 +146,7 @@ def _acquire(root: Path, deadline: float) -> Any:
         except OSError as error:
             os.close(descriptor)
             if error.errno not in _BUSY:  # no locks here at all
+                path.unlink(missing_ok=True)
                 return _acquire_folder(root, deadline)
             _wait(path, deadline)
             continue

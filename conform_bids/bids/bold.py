@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conform_bids.bids.index import FMRIPREP, NATIVE_SPACE, RAW, BIDSFile, Dataset, Selection
-from conform_bids.bids.names import build_name, natural_key, parse_name, same_label
+from conform_bids.bids.names import bare_label, build_name, natural_key, parse_name, same_label
 from conform_bids.bids.selection import matches_filter, shorten
 from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = ["BoldSeries", "find_bold", "spatial_reference"]
 
 Kind = Literal["nifti", "cifti", "gifti"]
+RunKey = tuple[str | None, ...]
 
 _KINDS: Mapping[str, Kind] = {".nii.gz": "nifti", ".nii": "nifti", ".dtseries.nii": "cifti", ".func.gii": "gifti"}
+_VOLUMES = (".nii.gz", ".nii")
 _RUN_ENTITIES = ("ses", "task", "acq", "ce", "rec", "dir", "run")
 _GRID_ENTITIES = ("space", "cohort", "res")
 _SORT_ENTITIES = ("ses", "task", "run", "space", "cohort", "res", "den")
@@ -86,8 +88,39 @@ def find_bold(dataset: Dataset, participant: str, selection: Selection) -> list[
     for file in files:
         entities = _shared_entities(file)
         groups.setdefault((_KINDS[file.extension], *sorted(entities.items())), []).append(file)
-    series = [_assemble(dataset, participant, group, selection) for group in groups.values()]
+    companions = _Companions.of(dataset, participant, selection)
+    series = [_assemble(dataset, participant, group, selection, companions) for group in groups.values()]
     return sorted(series, key=_sort_key)
+
+
+@dataclass(frozen=True)
+class _Companions:
+    """What may belong to a participant's series, by run: gathered once, as there may be thousands of series."""
+
+    masks: Mapping[RunKey, Sequence[BIDSFile]]
+    confounds: Mapping[RunKey, Sequence[BIDSFile]]
+    raw_bold: Mapping[RunKey, Sequence[BIDSFile]]
+
+    @classmethod
+    def of(cls, dataset: Dataset, participant: str, selection: Selection) -> _Companions:
+        mask_query = {"suffix": "mask", "desc": "brain", **selection.filter_for("mask")}
+        masks = dataset.files(FMRIPREP, participant, extensions=_VOLUMES, **mask_query)
+        query = {"suffix": ["timeseries", "regressors"], "desc": "confounds", **selection.filter_for("confounds")}
+        confounds = dataset.files(FMRIPREP, participant, extensions=(".tsv",), **query)
+        raw_bold = dataset.files(RAW, participant, suffix="bold", extensions=_VOLUMES)
+        return cls(_by_run(masks), _by_run(confounds), _by_run(raw_bold))
+
+
+def _run_key(entities: Mapping[str, str]) -> RunKey:
+    """What two files of one run share; numbers without padding, which early fMRIPrep releases dropped."""
+    return tuple(bare_label(entities[key]) if key in entities else None for key in _RUN_ENTITIES)
+
+
+def _by_run(files: Sequence[BIDSFile]) -> dict[RunKey, list[BIDSFile]]:
+    grouped: dict[RunKey, list[BIDSFile]] = {}
+    for file in files:
+        grouped.setdefault(_run_key(file.entities), []).append(file)
+    return grouped
 
 
 def _sort_key(series: BoldSeries) -> tuple[Any, ...]:
@@ -106,7 +139,7 @@ def _preprocessed(dataset: Dataset, participant: str, selection: Selection) -> l
         raise MissingInputError(f"{dataset.bids_dir}: no fMRIPrep derivative{others}; name it by -d fmriprep=PATH")
     root = dataset.derivatives[FMRIPREP]
     asks_for = selection.filter_for("bold")
-    found = dataset.files(FMRIPREP, participant, suffix=asks_for.get("suffix", "bold"), extensions=tuple(_KINDS))
+    found = dataset.files(FMRIPREP, participant, suffix=None if "suffix" in asks_for else "bold", extensions=tuple(_KINDS))
     final = []
     for file in found:
         desc = file.entities.get("desc")
@@ -185,7 +218,7 @@ def _select_spaces(dataset: Dataset, participant: str, files: list[BIDSFile], se
     return [file for file in files if any(space.matches(file.entities) for space in selection.spaces)]
 
 
-def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], selection: Selection) -> BoldSeries:
+def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], selection: Selection, companions: _Companions) -> BoldSeries:
     entities = _shared_entities(group[0])
     kind = _KINDS[group[0].extension]
     files = _hemisphere_pair(group) if kind == "gifti" else _single_file(group)
@@ -193,11 +226,11 @@ def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], sel
         _check_content(path)
     metadata = dataset.sidecar(files[0])
     if "RepetitionTime" not in metadata:
-        metadata = {**_raw_timing(dataset, participant, entities), **metadata}
+        metadata = {**_raw_timing(dataset, companions.raw_bold.get(_run_key(entities), ())), **metadata}
     series = BoldSeries(participant, entities, kind, files, None, None, None, metadata, ())
-    mask = _find_mask(dataset, series, selection) if kind == "nifti" else None
+    mask = _find_mask(series, selection, companions) if kind == "nifti" else None
     events = _find_events(dataset, series, selection)
-    confounds = _find_confounds(dataset, series, selection)
+    confounds = _find_confounds(series, companions)
     missing = [("brain mask", mask is None and kind == "nifti"), ("events", events is None), ("confounds", confounds is None)]
     warnings = tuple(f"{files[0].name}: no {what}" for what, is_missing in missing if is_missing)
     return replace(series, mask=mask, events=events, confounds=confounds, warnings=warnings)
@@ -228,24 +261,13 @@ def _check_content(path: Path) -> None:
         raise MissingInputError(f"{path}: a link to content that is not here; `datalad get` fetches it")
 
 
-def _raw_timing(dataset: Dataset, participant: str, entities: Mapping[str, str]) -> dict[str, Any]:
+def _raw_timing(dataset: Dataset, raw_bold: Sequence[BIDSFile]) -> dict[str, Any]:
     """RepetitionTime of the raw series, which early fMRIPrep releases did not repeat."""
-    for file in _same_run(dataset.files(RAW, participant, suffix="bold", extensions=(".nii.gz", ".nii")), entities):
+    for file in raw_bold:
         metadata = dataset.sidecar(file.path)
         if "RepetitionTime" in metadata:
             return {"RepetitionTime": metadata["RepetitionTime"]}
     return {}
-
-
-def _agree(first: Mapping[str, str], second: Mapping[str, str], keys: Sequence[str]) -> bool:
-    """Whether two files agree on these entities, absent ones included; early fMRIPrep releases dropped the padding of runs."""
-    return all(
-        same_label(first[key], second[key]) if key in first and key in second else key not in first and key not in second for key in keys
-    )
-
-
-def _same_run(files: Sequence[BIDSFile], entities: Mapping[str, str]) -> list[BIDSFile]:
-    return [file for file in files if _agree(file.entities, entities, _RUN_ENTITIES)]
 
 
 def _only(files: Sequence[Path], series: BoldSeries, what: str) -> Path | None:
@@ -257,19 +279,17 @@ def _only(files: Sequence[Path], series: BoldSeries, what: str) -> Path | None:
     return files[0] if files else None
 
 
-def _find_mask(dataset: Dataset, series: BoldSeries, selection: Selection) -> Path | None:
-    query = {"desc": "brain", **selection.filter_for("mask")}
-    masks = dataset.files(FMRIPREP, series.participant, suffix=query.get("suffix", "mask"), extensions=(".nii.gz", ".nii"))
-    fitting = [file for file in _same_run(masks, series.entities) if _passes(query, file)]
-    keys = tuple(key for key in _GRID_ENTITIES if key not in query)
-    return _only([file.path for file in fitting if _agree(file.entities, series.entities, keys)], series, "masks")
+def _find_mask(series: BoldSeries, selection: Selection, companions: _Companions) -> Path | None:
+    """Mask on the grid of the series; a filter on the grid's entities takes the place of the match."""
+    keys = [key for key in _GRID_ENTITIES if key not in selection.filter_for("mask")]
+    grid = [bare_label(series.entities.get(key, "")) for key in keys]
+    masks = companions.masks.get(_run_key(series.entities), ())
+    return _only([file.path for file in masks if [bare_label(file.entities.get(key, "")) for key in keys] == grid], series, "masks")
 
 
-def _find_confounds(dataset: Dataset, series: BoldSeries, selection: Selection) -> Path | None:
-    query = {"desc": "confounds", **selection.filter_for("confounds")}
-    tables = dataset.files(FMRIPREP, series.participant, suffix=query.get("suffix", ("timeseries", "regressors")), extensions=(".tsv",))
-    fitting = [file for file in _same_run(tables, series.entities) if _passes(query, file)]
-    latest = [file for file in fitting if file.suffix == "timeseries"] or fitting
+def _find_confounds(series: BoldSeries, companions: _Companions) -> Path | None:
+    tables = companions.confounds.get(_run_key(series.entities), ())
+    latest = [file for file in tables if file.suffix == "timeseries"] or tables
     return _only([file.path for file in latest], series, "confounds")
 
 

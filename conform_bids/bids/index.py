@@ -60,7 +60,7 @@ class Dataset:
     derivatives : mapping of str to Path
         Name to root; fMRIPrep's is called ``fmriprep`` whatever its folder is called.
     participants : tuple of str
-        Sorted labels without ``sub-``: those that were asked for, else all that any of the datasets has.
+        Sorted labels without ``sub-``: those that were asked for, else all that there are.
     warnings : list of str
         What the user should know, without repeats; it grows as files are read.
     """
@@ -99,10 +99,11 @@ class Dataset:
 
     @cached_property
     def available_participants(self) -> tuple[str, ...]:
-        """Labels that any of the datasets has a folder for."""
+        """Labels that there is a folder for: in the derivative that the user named, else in any of the datasets."""
+        named = [name for name, root in self.derivatives.items() if root == self.bids_dir]
         labels: set[str] = set()
-        for index in self._indexes.values():
-            labels |= index.participants()
+        for name in named or self._indexes:
+            labels |= self._indexes[name].participants()
         return tuple(sorted(labels, key=natural_key))
 
     def files(
@@ -129,12 +130,12 @@ class Dataset:
             their padding.
         """
         query = {short_key(key): value for key, value in entities.items()}
-        suffixes = (suffix,) if isinstance(suffix, str) else suffix
+        if suffix is not None:
+            query["suffix"] = suffix
         return [
             file
             for file in self._participant_files(dataset_name, participant)
-            if (suffixes is None or file.suffix in suffixes)
-            and (not extensions or file.extension in extensions)
+            if (not extensions or file.extension in extensions)
             and matches_filter(query, file.entities, suffix=file.suffix, extension=file.extension, datatype=file.datatype)
         ]
 
@@ -236,7 +237,7 @@ def open_dataset(
     derivatives : mapping of str to path, optional
         ``-d NAME=PATH``: adds a derivative or overrides one that was found; ``raw`` names the raw dataset.
     participants : sequence of str
-        Labels, with or without ``sub-``; empty is all.
+        Labels, with or without ``sub-``; empty is all that ``bids_dir`` has (and, where it is raw, its derivatives).
     database_dir : path-like, optional
         Folder that keeps pybids' index of the whole datasets, for many jobs to share.
 

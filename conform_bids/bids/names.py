@@ -12,6 +12,7 @@ __all__ = [
     "ENTITY_ORDER",
     "LONG_NAMES",
     "Name",
+    "bare_label",
     "build_name",
     "clean_label",
     "natural_key",
@@ -183,10 +184,12 @@ def short_key(entity: str) -> str:
 
 def same_label(first: str, second: str) -> bool:
     """Whether two labels are the same; numbers are compared without their padding, so ``1`` is ``01``."""
-    if first == second:
-        return True
-    numeric = first.isascii() and second.isascii() and first.isdigit() and second.isdigit()
-    return numeric and int(first) == int(second)
+    return first == second or bare_label(first) == bare_label(second)
+
+
+def bare_label(label: str) -> str:
+    """Label without the padding of a number: ``1`` for ``01``."""
+    return (label.lstrip("0") or "0") if label.isascii() and label.isdigit() else label
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conform_bids.bids.names import same_label, short_key
+from conform_bids.bids.names import ENTITY_ORDER, same_label, short_key
 from conform_bids.errors import UsageError
 
 __all__ = ["FILE_FORMATS", "FILTER_KEYS", "NATIVE_SPACE", "Selection", "SpaceRequest", "matches_filter", "shorten"]
@@ -17,6 +17,9 @@ FILTER_KEYS = ("bold", "confounds", "events", "mask", "betas")
 NATIVE_SPACE = "boldref"
 """Label of a series on its own grid, which has no ``space`` in its name."""
 
+_FILTER_ENTITIES = frozenset(
+    {*ENTITY_ORDER, "suffix", "extension", "datatype", "recording", "chunk", "proc", "mod", "sample", "inv", "flip", "split"}
+)
 _NATIVE_ALIASES = frozenset({NATIVE_SPACE, "func", "bold", "run", "sbref"})
 _FSAVERAGE_BY_DENSITY = {"3k": "fsaverage4", "10k": "fsaverage5", "41k": "fsaverage6", "164k": "fsaverage"}
 _MODIFIERS = {"res": "resolution", "den": "density", "cohort": "cohort"}
@@ -121,7 +124,7 @@ class Selection:
         for kind, query in self.filters.items():
             for entity, wanted in query.items():
                 if kind in FILTER_KEYS:
-                    _check_filter_value(f"{kind}.{entity}", wanted)
+                    _check_filter_entry(kind, str(entity), wanted)
 
     def filter_for(self, kind: str) -> dict[str, Any]:
         """The filter of one kind of file, by short entity key; empty when there is none."""
@@ -133,7 +136,10 @@ class Selection:
         return tuple(key for key in self.filters if key not in FILTER_KEYS)
 
 
-def _check_filter_value(where: str, wanted: Any) -> None:
+def _check_filter_entry(kind: str, entity: str, wanted: Any) -> None:
+    where = f"{kind}.{entity}"
+    if short_key(entity) not in _FILTER_ENTITIES:
+        raise UsageError(f"--bids-filter-file: {where}: {entity!r} is not a BIDS entity, nor suffix, extension or datatype")
     values = wanted if isinstance(wanted, list | tuple) else [wanted]
     if not values or not all(value is None or (isinstance(value, str | int) and not isinstance(value, bool)) for value in values):
         raise UsageError(f'--bids-filter-file: {where}: {wanted!r} is not a label, a list of labels, "*" or null')

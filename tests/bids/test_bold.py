@@ -224,6 +224,9 @@ def test_filters_of_masks_and_confounds(tmp_path: Path, build_dataset: Callable[
     confounds = touch(root / FMRIPREP / FUNC / f"{prefix}_desc-mine_timeseries.tsv")
     (series,) = find(root, filters={"mask": {"desc": "aroma"}, "confounds": {"desc": "mine"}})
     assert (series.mask, series.confounds) == (mask, confounds)
+    dseg = touch(root / FMRIPREP / FUNC / f"{prefix}_space-T1w_desc-aseg_dseg.nii.gz")
+    (series,) = find(root, filters={"mask": {"suffix": ["dseg"], "desc": "*", "extension": "nii.gz"}, "bold": {"suffix": "bold"}})
+    assert series.mask == dseg
 
 
 def test_unknown_filter_keys_are_recorded_once(tmp_path: Path, build_dataset: Callable[..., Path]) -> None:

@@ -148,6 +148,15 @@ def test_absent_participant_lists_those_there_are(tmp_path: Path, build_dataset:
     assert open_dataset(root, participants=["sub-002", "001", "001"]).participants == ("001", "002")
 
 
+def test_participants_of_a_derivative_are_its_own(tmp_path: Path, build_dataset: Callable[..., Path]) -> None:
+    root = build_dataset(tmp_path / "ds", participants=("01", "02", "03"))
+    shutil.rmtree(root / "derivatives/fmriprep/sub-03")
+    assert open_dataset(root).participants == ("01", "02", "03")
+    assert open_dataset(root / "derivatives/fmriprep").participants == ("01", "02")
+    with pytest.raises(MissingInputError, match="no participant 03; there are 01, 02"):
+        open_dataset(root / "derivatives/fmriprep", participants=["03"])
+
+
 def test_sparse_checkout_by_symbolic_links(tmp_path: Path, build_dataset: Callable[..., Path]) -> None:
     full = build_dataset(tmp_path / "full")
     store = tmp_path / "annex"
@@ -343,7 +352,18 @@ class TestSelection:
         selection = Selection(participants=("sub-01",), sessions=("ses-a",), tasks=("task-x",), runs=("run-1", "2"))
         assert (selection.participants, selection.sessions, selection.tasks, selection.runs) == (("01",), ("a",), ("x",), ("1", "2"))
 
-    @pytest.mark.parametrize("filters", [{"bold": "x"}, [], {"bold": {"task": {}}}, {"bold": {"run": True}}, {"mask": {"run": []}}])
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            {"bold": "x"},
+            [],
+            {"bold": {"extensions": "x"}},
+            {"mask": {"tsak": "x"}},
+            {"bold": {"task": {}}},
+            {"bold": {"run": True}},
+            {"mask": {"run": []}},
+        ],
+    )
     def test_filter_of_another_form_is_refused(self, filters: object) -> None:
         with pytest.raises(UsageError, match="bids-filter-file"):
             Selection(filters=filters)
