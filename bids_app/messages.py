@@ -100,7 +100,7 @@ def summary_lines(completed: Sequence[str], failures: Mapping[str, ParticipantFa
     lines |= {name: f"{_label(name)}: not finished" for name in unfinished}
     for name, failure in failures.items():
         crash = f" (see {', '.join(str(path) for path in failure.crash_files)})" if failure.crash_files else ""
-        lines[name] = f"{_label(name)}: failed: {failure.reason}{crash}"
+        lines[name] = f"{_label(name)}: failed: {failure.reason.removeprefix(f'{_label(name)}: ')}{crash}"
     return [lines[name] for name in sorted(lines, key=lambda name: (name == "group", name))]
 
 

@@ -148,7 +148,7 @@ def describe(app: App, config: RunConfig, plan: RunPlan) -> list[str]:
             lines.append(f"#   {job.name}: {len(job.inputs)} input files, {job.mem_gb:.1f} GB")
             lines += [f"#     {line}" for line in job.summary()]
     for failure in plan.failures.values():
-        lines.append(f"# sub-{failure.participant}: cannot be processed: {failure.reason}")
+        lines.append(f"# sub-{failure.participant}: cannot be processed: {failure.reason.removeprefix(f'sub-{failure.participant}: ')}")
     if plan.jobs:
         lines.append(f"# files in {config.output_dir}:")
         lines += expected_files(app, plan)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bids_app.app import App
 from bids_app.config import RunConfig
+from bids_app.resources import available_cpus
 from conform_bids.jobs import Resources
 
 __all__ = ["about", "collect", "device_name", "package_versions", "write_provenance"]
@@ -53,7 +54,7 @@ def collect(app: App, config: RunConfig, resources: Resources) -> dict[str, Any]
         "device": resources.device,
         "device_name": device_name(resources.device),
         "cpus": os.cpu_count(),
-        "nprocs": config.execution.nprocs,
+        "nprocs": config.execution.nprocs or available_cpus(),
         "threads": resources.n_threads,
         "memory_gb": round(resources.memory_gb, 2),
         "random_seed": resources.random_seed,

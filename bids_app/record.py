@@ -5,6 +5,7 @@ Root files are written under a lock and are the same from any job of an array, s
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +65,9 @@ def write_root_files(app: App, config: RunConfig, dataset: Dataset | None) -> No
         check_output(app, config)
         files.write_json(settings_record(app, config), output_dir / SETTINGS_RECORD)
         _write_citation(app, config)
-    sources = {} if dataset is None else dict(dataset.derivatives)
+    ours = Path(os.path.realpath(output_dir))  # found as a derivative, too, where it lies in bids_dir/derivatives
+    found = {} if dataset is None else dataset.derivatives
+    sources = {name: path for name, path in found.items() if Path(os.path.realpath(path)) != ours}
     if dataset is not None and dataset.raw is not None:
         sources["raw"] = dataset.raw
     files.write_dataset_description(

@@ -76,6 +76,10 @@ def run(app: App, config: RunConfig) -> int:
 
     check_folders(config)
     check_output(app, config)
+    if config.execution.use_plugin is not None:
+        from bids_app.execute import load_plugin
+
+        load_plugin(config.execution.use_plugin)
     writes_work = not (config.actions.dry_run or config.actions.boilerplate_only or config.actions.reports_only)
     if writes_work:
         if config.actions.clean_workdir:
@@ -188,7 +192,7 @@ def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, f
             verbosity=execution.verbose,
             debug=execution.debug_workflow,
             outputs={label: tuple(config.output_dir / output for output in plan.outputs(label)) for label in workflows},
-            progress=True,
+            log_dir=config.output_dir / "logs" / config.run_id,
         ),
     )
 

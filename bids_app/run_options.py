@@ -138,7 +138,7 @@ class ExecutionOptions:
     sloppy: bool = option(False, "Fast, inaccurate settings to test an installation; the results are not for use.", group=_WORKFLOW)
     debug: tuple[str, ...] = option(
         (),
-        "Ease debugging. traceback: show where errors arise; workflow: Nipype's own messages, and keep all that nodes write; all: both.",
+        "Ease debugging. traceback: show where errors arise; workflow: run one node after the other, in one process; all: both.",
         choices=DEBUG_MODES,
         group=_WORKFLOW,
     )
@@ -169,7 +169,7 @@ class ExecutionOptions:
 
     @property
     def debug_workflow(self) -> bool:
-        """Whether Nipype talks and keeps all files."""
+        """Whether the nodes run in this process, where a debugger reaches them."""
         return not {"workflow", "all"}.isdisjoint(self.debug)
 
 

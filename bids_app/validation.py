@@ -94,8 +94,8 @@ def _link_shadow(raw: Path, shadow: Path, participants: Sequence[str], sessions:
 
 
 def _run_validator(shadow: Path) -> list[dict[str, Any]]:
-    import bids_validator_deno
-    from deno import find_deno_bin
+    import bids_validator_deno  # type: ignore[import-untyped]
+    from deno import find_deno_bin  # type: ignore[import-untyped]
 
     # The package's own entry point allows the network; without the permission deno cannot reach it.
     bundle = Path(bids_validator_deno.__file__).with_name("bids-validator.js")
