@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ __all__ = ["ExecutionConfig", "ExecutionOutcome", "ParticipantFailure", "load_pl
 
 _GRAPH_NAME = "conform"
 _WORKERS = ("MultiProc", "LegacyMultiProc")
-_BATCH_SYSTEMS = ("SLURM", "PBS", "SGE", "LSF", "OAR", "Condor")
+_BATCH_SYSTEMS = {"SLURM": "sbatch", "PBS": "qsub", "SGE": "qsub", "LSF": "bsub", "OAR": "oarsub", "Condor": "condor_qsub"}
 
 
 @dataclass(frozen=True)
@@ -156,15 +156,18 @@ def run_workflow(participant_workflows: Mapping[str, Any], *, config: ExecutionC
     Raises
     ------
     UsageError
-        When the plugin file is of no use.
+        When the plugin file is of no use, or its batch system is not here.
     """
     plugin = load_plugin(config.plugin_file) if config.plugin_file is not None else ("MultiProc", {})
+    submit = _BATCH_SYSTEMS.get(plugin[0])
+    if submit is not None and not config.debug and shutil.which(submit) is None:
+        raise UsageError(f"--use-plugin: {plugin[0]} needs the command {submit}, which is not here")
     if not participant_workflows:
         return ExecutionOutcome({}, (), None)
     from bids_app.nipype_settings import run_log
 
     os.environ.setdefault("LOGNAME", _user())  # Nipype's batch plugins need it
-    started = time.time()
+    earlier = frozenset(_all_crash_files(config))
     error: Exception | None = None
     with _Interruption() as interruption, ProgressDisplay(config.progress) as progress:
         from bids_app.plugins import RunRecord
@@ -180,7 +183,7 @@ def run_workflow(participant_workflows: Mapping[str, Any], *, config: ExecutionC
             pass
         except Exception as raised:  # a node's failure is raised again at the end of the graph
             error = raised
-    outcome = _Summary(participant_workflows, config, record, started).outcome(error, interruption.received)
+    outcome = _Summary(participant_workflows, config, record, earlier).outcome(error, interruption.received)
     if config.resource_monitor:
         _write_usage(participant_workflows, config, record)
     return outcome
@@ -289,7 +292,7 @@ class _Summary:
     workflows: Mapping[str, Any]
     config: ExecutionConfig
     record: Any
-    started: float
+    earlier: frozenset[Path]
 
     def outcome(self, error: Exception | None, received: int | None) -> ExecutionOutcome:
         failures: dict[str, ParticipantFailure] = {}
@@ -341,10 +344,12 @@ class _Summary:
 
     def _crash_files(self, participant: str) -> list[Path]:
         folder = self.config.log_dirs.get(participant)
-        if folder is None or not folder.is_dir():
-            return []
-        new = [path for path in folder.glob("crash-*.txt") if path.stat().st_mtime >= self.started - 2]
-        return sorted(new, key=lambda path: path.stat().st_mtime)
+        return [path for path in _all_crash_files(self.config) if path.parent == folder and path not in self.earlier]
+
+
+def _all_crash_files(config: ExecutionConfig) -> list[Path]:
+    """Crash files of all participants, by name, which is by time."""
+    return sorted(path for folder in config.log_dirs.values() if folder.is_dir() for path in folder.glob("crash-*.txt"))
 
 
 def _write_usage(workflows: Mapping[str, Any], config: ExecutionConfig, record: Any) -> None:

@@ -106,7 +106,7 @@ class _Console(logging.Handler):
 class _LogFile(logging.FileHandler):
     """A log that gives up quietly when its disk is full."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         self.setLevel(logging.CRITICAL + 1)
 
 

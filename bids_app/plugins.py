@@ -21,14 +21,14 @@ from typing import Any
 os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
-import numpy as np  # noqa: E402
-from nipype.pipeline import plugins as nipype_plugins  # noqa: E402
-from nipype.pipeline.plugins.base import DistributedPluginBase  # noqa: E402
-from nipype.pipeline.plugins.linear import LinearPlugin  # noqa: E402
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin  # noqa: E402
+import numpy as np
+from nipype.pipeline import plugins as nipype_plugins
+from nipype.pipeline.plugins.base import DistributedPluginBase
+from nipype.pipeline.plugins.linear import LinearPlugin
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
-from bids_app.failures import classify_traceback  # noqa: E402
-from bids_app.workers import Worker, WorkerCrashedError, WorkerKilledError, WorkerSetup, end_workers, worker_context  # noqa: E402
+from bids_app.failures import classify_traceback
+from bids_app.workers import Worker, WorkerCrashedError, WorkerKilledError, WorkerSetup, end_workers, worker_context
 
 __all__ = ["BATCH_CANCEL", "NodeCrash", "RunRecord", "batch_plugin", "cancel_jobs", "linear_plugin", "multiprocess_plugin"]
 

@@ -120,7 +120,9 @@ def resolve_device(requested: str, no_gpu: bool = False) -> str:
         return "cuda" if n_devices else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= n_devices:
-        raise UsageError(f"--device {requested}: PyTorch finds {n_devices or 'no'} CUDA device{'s' if n_devices > 1 else ''} here; use --device cpu")
+        raise UsageError(
+            f"--device {requested}: PyTorch finds {n_devices or 'no'} CUDA device{'s' if n_devices > 1 else ''} here; use --device cpu"
+        )
     return device
 
 

@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("NO_ET", "1")  # Nipype asks a server for its newest version otherwise
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, Undefined, isdefined, traits  # noqa: E402
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, Undefined, isdefined, traits
 
 __all__ = ["ConformInputSpec", "ConformInterface", "limited_threads"]
 
