@@ -81,7 +81,7 @@ class SimulationSettings:
 
         if self.on_grid and self.onset_interval * 5 / 7 < self.repetition_time:
             raise UsageError(
-                f"--on-grid: onsets every {self.onset_interval:g} s, jittered, would fall on the same volume of {self.repetition_time:g} s; "
+                f"--on-grid: onsets every {self.onset_interval:g} s, jittered, would share volumes of {self.repetition_time:g} s; "
                 "raise --onset-interval"
             )
 

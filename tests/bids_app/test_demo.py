@@ -1,0 +1,128 @@
+"""conform-demo, with a toy app in place of the real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bids_app import demo
+from bids_app.demo import DemoApp, find_apps, main
+
+SMALL = ["--subjects", "1", "--sessions", "1", "--runs", "1", "--stimuli", "4", "--test-fraction", "0", "--voxel-size", "12"]
+SMALL += ["--file-formats", "nifti"]
+TOY = """
+import pathlib, sys
+bids_dir, output, level = sys.argv[1:4]
+assert pathlib.Path(bids_dir, "dataset_description.json").is_file()
+print("toy", sys.argv[3:], flush=True)
+if "--fail" in sys.argv and level == "group":
+    sys.exit(66)
+folder = pathlib.Path(output)
+folder.mkdir(parents=True, exist_ok=True)
+(folder / ("sub-01.html" if level == "participant" else "group_toy.html")).write_text("report")
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toyapp.py").write_text(TOY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp("toy", "toyapp", ("participant", "group"))])
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_demo_simulates_runs_the_apps_and_names_their_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main([str(out), *SMALL]) == 0
+    printed = capfd.readouterr().out
+    participant, group = printed.index("toy ['participant'"), printed.index("toy ['group'")
+    assert participant < group
+    assert f"--work-dir', '{out}/work'" in printed
+    reports = printed[printed.index("Reports:") :]
+    assert str(out / "derivatives" / "conform-toy" / "sub-01.html") in reports
+    assert str(out / "derivatives" / "conform-toy" / "group_toy.html") in reports
+    assert (out / "dataset" / "derivatives" / "fmriprep" / "dataset_description.json").is_file()
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_second_call_keeps_the_dataset(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main([str(out), *SMALL]) == 0
+    before = (out / "dataset" / "README").stat().st_mtime_ns
+    capfd.readouterr()
+    assert main([str(out), *SMALL]) == 0
+    assert "there already" in capfd.readouterr().out
+    assert (out / "dataset" / "README").stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_exit_code_is_that_of_the_app_that_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "out"), *SMALL, "--app-options", " --fail"]) == 66
+    captured = capfd.readouterr()
+    assert "conform-toy group failed with exit code 66" in captured.err
+    assert "Reports:" not in captured.out
+
+
+def test_an_app_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killed.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp("killed", "killed", ("participant",))])
+    assert main([str(tmp_path / "out"), *SMALL]) == 137
+
+
+def test_simulate_only_simulates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_apps", lambda: pytest.fail("no app is to run"))
+    assert main(["simulate", str(tmp_path / "out"), *SMALL]) == 0
+    assert (tmp_path / "out" / "participants.tsv").read_text().split() == ["participant_id", "sub-01"]
+
+
+def test_a_folder_of_something_else_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine").touch()
+    assert main([str(tmp_path), *SMALL]) == 2
+    assert "is not a simulated dataset" in capsys.readouterr().err
+
+
+def test_settings_out_of_range_are_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(tmp_path / "out"), "--subjects", "0"]) == 2
+    assert "--subjects: 0 is below the minimum" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_app_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo, "find_apps", list)
+    assert main([str(tmp_path / "out"), *SMALL]) == 2
+    assert "no conform app is installed" in capsys.readouterr().err
+
+
+def test_apps_come_in_the_order_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        def __init__(self, name: str) -> None:
+            self.name, self.module = name, f"bids_app.{name}.__main__"
+
+        def load(self) -> object:
+            return type("App", (), {"levels": ("group", "participant")})
+
+    points = [Point(name) for name in ("zebra", "encode", "psn", "ant", "glm", "align")]
+    monkeypatch.setattr(demo, "entry_points", lambda group: points if group == "conform.apps" else [])
+    apps = find_apps()
+    assert [app.name for app in apps] == ["glm", "psn", "align", "encode", "ant", "zebra"]
+    assert apps[0] == DemoApp("glm", "bids_app.glm", ("participant", "group"))
+
+
+def test_help_loads_nothing_heavy(repository: Path) -> None:
+    code = "import sys; sys.argv = ['conform-demo', '--help']\nfrom bids_app.demo import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('numpy', 'nilearn', 'nibabel', 'torch', 'nipype') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, check=True)
+    assert "--app-options" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_script_without_arguments_says_how_it_is_used(repository: Path) -> None:
+    done = subprocess.run([str(repository / "ci" / "demo")], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: ci/demo OUT" in done.stderr
