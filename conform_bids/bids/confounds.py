@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform_bids.bids.tables import parse_number, read_tsv
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
-__all__ = ["read_confounds"]
+__all__ = ["mean_framewise_displacement", "read_confounds"]
 
 
 def read_confounds(path: str | Path, patterns: Sequence[str], n_volumes: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -71,3 +71,16 @@ def _column(path: Path, name: str, cells: Sequence[str | None], lines: Sequence[
         raise UnusableInputError(f"{path}:{lines[present[0] + gaps[0]]}: {name} is missing in the middle of the run")
     values[: present[0]] = values[present].mean()
     return values
+
+
+def mean_framewise_displacement(path: str | Path) -> float | None:
+    """Mean of fMRIPrep's ``framewise_displacement`` (mm); None where the table has none, or cannot be read."""
+    try:
+        table = read_tsv(path)
+    except ConformError:
+        return None  # a number for the report only
+    if "framewise_displacement" not in table:
+        return None
+    values = [parse_number(cell) for cell in table["framewise_displacement"] if cell is not None]
+    known = [value for value in values if value is not None and value == value]
+    return sum(known) / len(known) if known else None

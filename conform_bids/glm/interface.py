@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, InputMultiObject, OutputMultiObject, TraitedSpec
 
 from conform_bids.glm.files import Plan
 from conform_bids.nodes import ConformInputSpec, ConformInterface
+
+if TYPE_CHECKING:
+    from conform_bids.glm.load import LoadedFit
+    from conform_bids.glm.report import FigureContext
 
 __all__ = ["DrawFigures", "FitModels", "LoadRuns", "SaveOutputs"]
 
@@ -109,12 +113,34 @@ class DrawFigures(ConformInterface):
         """Draw the figures of the fit."""
         from conform_bids.bids.spaces import load_space
         from conform_bids.glm.load import read_loaded
-        from conform_bids.glm.report import FigureContext, draw_figures
+        from conform_bids.glm.report import draw_figures
 
         plan = Plan.from_identity(self.job)
         paths = {Path(path).name: Path(path) for path in self.inputs.loaded}
         loaded = read_loaded(list(paths.values()))
         result_dir = Path(next(path for path in self.inputs.results if path.endswith("summary.json"))).parent
-        context = FigureContext.from_fit(plan, loaded.design, loaded.set_aside)
-        files = draw_figures(result_dir, load_space(paths["space.npz"]), loaded.trials, plan.settings, context, plan.output_dir)
+        files = draw_figures(
+            result_dir, load_space(paths["space.npz"]), loaded.trials, plan.settings, _figure_context(plan, loaded), plan.output_dir
+        )
         return {"files": [str(path) for path in files]}
+
+
+def _figure_context(plan: Plan, loaded: LoadedFit) -> FigureContext:
+    """What the figures need to know beside arrays and trials."""
+    from conform_bids.bids.confounds import mean_framewise_displacement
+    from conform_bids.glm.report import FigureContext, RunTiming
+
+    runs = tuple(
+        RunTiming(run.session, run.run, length, loaded.design.tr, 0.0 if plan.settings.compat else run.start_time)
+        for run, length in zip(plan.runs, loaded.design.run_lengths, strict=True)
+    )
+    aside = loaded.set_aside
+    reasons = zip(aside["reason"], aside["file"], aside["line"], strict=True) if len(aside) else ()
+    displacement = [mean_framewise_displacement(run.confounds) for run in plan.runs if run.confounds is not None]
+    known = [value for value in displacement if value is not None]
+    return FigureContext(
+        entities=plan.entities,
+        runs=runs,
+        trials_set_aside=tuple((str(reason), f"{file}:{line}") for reason, file, line in reasons),
+        mean_framewise_displacement=sum(known) / len(known) if known else None,
+    )

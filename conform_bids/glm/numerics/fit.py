@@ -341,8 +341,9 @@ def _run_stages(fit: _Fit) -> FitResult:
         if "fithrfdenoiserr" in models:
             ridge = fit.estimate("fithrfdenoiserr", fit.library, hrf_index, extras, fit.ridge())
             result |= {"ridge_badness": ridge.badness, "scale_offset": ridge.scale_offset}
+            fraction = np.full(fit.data.n_units, np.nan) if ridge.fraction is None else ridge.fraction
             # GLMsingle gives an all-zero unit HRF 0 and fraction 1 (quirk 11)
-            result["fraction"] = ridge.fraction
+            result["fraction"] = np.where(survey.empty, 1.0, fraction) if options.compat else fraction
     kept = fit.valid | survey.empty if options.compat else fit.valid
     return FitResult(
         survey=survey,
