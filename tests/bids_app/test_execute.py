@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -205,9 +206,10 @@ def test_a_full_disk_is_named(tmp_path: Path, where: str) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("cannot mount a tmpfs here")
     try:
-        with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
+        with contextlib.suppress(OSError):
+            (disk / "filler").write_bytes(bytes(2**20))
+        with contextlib.suppress(OSError):
+            (disk / "rest").write_bytes(bytes(4096))
         result = execute(tmp_path, {"a": ["ok"] if where == "work" else ["unusable"]})
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -57,10 +58,8 @@ def test_what_is_no_amount_of_memory(text: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_is_an_amount_or_a_usage_error(text: str) -> None:
-    try:
+    with contextlib.suppress(UsageError):
         assert parse_memory(text) > 0
-    except UsageError:
-        pass
 
 
 def test_without_limits_the_machine_counts(tmp_path: Path) -> None:
@@ -142,6 +141,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_without_a_driver_imports_no_torch() -> None:
-    code = "import sys; from bids_app import resources as r; r._has_nvidia_device = lambda: False; r.resolve_device('auto'); r.available_memory_gb(); "
-    code += "sys.exit(any(name in sys.modules for name in ('torch', 'nipype', 'numpy')))"
+    code = "\n".join(
+        (
+            "import sys",
+            "from bids_app import resources",
+            "resources._has_nvidia_device = lambda: False",
+            "resources.resolve_device('auto'), resources.available_memory_gb()",
+            "sys.exit(any(name in sys.modules for name in ('torch', 'nipype', 'numpy')))",
+        )
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
