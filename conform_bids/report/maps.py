@@ -66,7 +66,7 @@ def plot_map(values: ArrayLike, space: Space, path: Path, scale: Scale, *, backg
         if voxels is not None:
             held = space.subcortex(np.zeros(space.n_units))
             inside = np.isfinite(held[0]) if held is not None else np.isfinite(voxels[0])
-            mosaic_below = arrange_slices(voxels[0], voxels[1], inside, inside * 0.35, most=7, columns=7)
+            mosaic_below = arrange_slices(voxels[0], voxels[1], inside, most=7, columns=7)
         return _plot_cortex(empty if left is None else left, empty if right is None else right, mosaic_below, space, path, scale)
     raise ValueError(f"no way to draw a map of a {type(space).__name__}")
 

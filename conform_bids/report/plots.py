@@ -274,7 +274,9 @@ def plot_boxes(rows: Sequence[ArrayLike], labels: Sequence[str], path: Path, *, 
             axes.bar(position, p75 - p25, bottom=p25, width=0.55, color=colour, alpha=0.35)
             axes.plot([position - 0.275, position + 0.275], [p50] * 2, color=colour, linewidth=2.2)
         ticks, names = sparse_ticks([short_label(label, 16) for label in labels], 24)
-        axes.set_xticks(ticks, names, rotation=35 if sum(map(len, names)) > 90 else 0, ha="right" if sum(map(len, names)) > 90 else "center")
+        axes.set_xticks(
+            ticks, names, rotation=35 if sum(map(len, names)) > 90 else 0, ha="right" if sum(map(len, names)) > 90 else "center"
+        )
         finish_axes(axes, xlabel, ylabel, title)
     return path
 
@@ -314,7 +316,9 @@ def plot_raster(
         longest = max([*spans, 1.0])
         width = np.maximum(np.nan_to_num(np.asarray(duration, dtype=float)), longest / 500)
         left, bottom = np.asarray(onset, dtype=float), np.asarray(row) - 0.36
-        corners = np.stack([np.stack([left + dx * width, bottom + dy], axis=-1) for dx, dy in ((0, 0), (1, 0), (1, 0.72), (0, 0.72))], axis=1)
+        corners = np.stack(
+            [np.stack([left + dx * width, bottom + dy], axis=-1) for dx, dy in ((0, 0), (1, 0), (1, 0.72), (0, 0.72))], axis=1
+        )
         colours, mapping = _condition_colours(len(names))
         if len(corners):
             dense = len(corners) > 4000

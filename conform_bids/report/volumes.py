@@ -112,7 +112,7 @@ def _to_ras(
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():  # a degenerate affine: keep the axes as they are
         orientation = np.array([[0, 1], [1, 1], [2, 1]])
-    grey = np.zeros(values.shape) if background is None else _stretch(np.asarray(background, dtype=float), inside)
+    grey = 0.4 * inside if background is None else _stretch(np.asarray(background, dtype=float), inside)
     turned = [apply_orientation(array, orientation) for array in (np.asarray(values, dtype=float), inside, grey)]
     return turned[0], turned[1], turned[2], affine @ inv_ornt_aff(orientation, values.shape)
 

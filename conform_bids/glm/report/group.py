@@ -1,0 +1,158 @@
+"""The group's table and page: a row a fit of each participant, so that outliers show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conform_bids.bids.derivatives import write_tsv
+from conform_bids.bids.names import natural_key
+from conform_bids.glm.report.metrics import FitNumbers, find_numbers
+from conform_bids.glm.report.participant import version_in
+from conform_bids.glm.report.wording import describe_methods
+from conform_bids.glm.settings import GLMSettings
+from conform_bids.report.page import Figure, Item, Link, Note, References, Section, Table, Text, write_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["write_group_report"]
+
+_LABELS = {"ses": "session_id", "task": "task_id", "space": "space_label", "res": "resolution_label", "den": "density_label"}
+_OTHER = ("acq", "ce", "rec", "dir", "echo", "part", "cohort")
+_COUNTS = (
+    "n_runs",
+    "n_trials",
+    "n_trials_set_aside",
+    "n_conditions",
+    "n_repeated",
+    "n_units",
+    "n_units_set_aside",
+    "n_noise_pool",
+    "n_pcs",
+)
+_BY_MODEL = {"median_rsquared": "R² (%)", "median_noise_ceiling": "Noise ceiling (%)", "median_odd_even_r": "Odd-even r"}
+_PLAIN = {
+    "n_trials": "Trials",
+    "n_units_set_aside": "Units set aside",
+    "n_pcs": "Noise regressors",
+    "median_onoff_rsquared": "On/off R² (%)",
+    "median_fraction": "Ridge fraction",
+    "mean_framewise_displacement": "Mean FD (mm)",
+}
+
+
+def write_group_report(output_dir: Path, participants: Sequence[str], settings: GLMSettings, about: Mapping[str, str]) -> list[Path]:
+    """Write ``group_glm.tsv`` and ``group_glm.html`` from the participants' tables of numbers.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the outputs.
+    participants : sequence of str
+        Labels without ``sub-``.
+    settings : GLMSettings
+        Of the run, for the methods text.
+    about : mapping
+        Versions and the like.
+
+    Returns
+    -------
+    list of Path
+        Table, page, and the figure (which stands beside them, absent without any fit).
+    """
+    output_dir = Path(output_dir)
+    fits, problems = find_numbers(output_dir, sorted(participants, key=natural_key))
+    table = _table(fits)
+    paths = [output_dir / "group_glm.tsv", output_dir / "group_glm.html"]
+    write_tsv(table, paths[0])
+    items: list[Item] = []
+    figure = _draw(table, output_dir / "group_glm.svg")
+    if figure is None:
+        items.append(Note("No participant has results in the output folder."))
+    else:
+        caption = (
+            "A dot a fit; bar: quartiles, line: median. Dots beyond one and a half times the range between the quartiles are orange and named: look at those participants' "
+            "reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
+        )
+        items.append(Figure(figure, caption, "Strip plots of each measure over participants", "Distribution over participants"))
+        paths.append(figure)
+    missing = [label for label in participants if label not in {fit.entities["sub"] for fit in fits}]
+    if missing:
+        items.append(Note(f"Without results: {', '.join(f'sub-{label}' for label in missing)}."))
+    methods = describe_methods(settings, version_in(about))
+    references = Section("References", "references", [References(methods.keys)])
+    sections = [
+        Section("Overview", "overview", items),
+        Section("Table", "table", [_html_table(table, output_dir)]),
+        Section("Methods", "methods", [Text(methods.text), references]),
+    ]
+    n_people = len({fit.entities["sub"] for fit in fits})
+    subtitle = f"conform-glm: {len(fits)} fits of {n_people} participants"
+    write_page(paths[1], title="Group report", subtitle=subtitle, sections=sections, about=about, errors=problems)
+    return paths
+
+
+def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
+    """A row a fit; columns of labels only where some fit has the entity, those of a model only where one has it."""
+    import pandas as pd
+
+    present = {key for fit in fits for key in fit.entities}
+    models = list(dict.fromkeys(model for fit in fits for model in fit.models))
+    rows = []
+    for fit in fits:
+        row: dict[str, object] = {"participant_id": f"sub-{fit.entities['sub']}"}
+        for key in ("ses", "task", *_OTHER, "space", "res", "den"):
+            if key in present or key in ("ses", "task", "space"):
+                row[_LABELS.get(key, f"{key}_label")] = fit.entities.get(key, "n/a")
+        for metric in _COUNTS:
+            value = fit.get("n_units") - fit.get("n_units_valid") if metric == "n_units_set_aside" else fit.get(metric)
+            row[metric] = int(value) if math.isfinite(value) else "n/a"
+        row["median_onoff_rsquared"] = fit.get("median_onoff_rsquared")
+        for metric in _BY_MODEL:
+            for model in models:
+                row[f"{metric}_{model}"] = fit.get(metric, model)
+                row[f"{metric}_responsive_{model}"] = fit.get(f"{metric}_responsive", model)
+        row["median_fraction"] = fit.get("median_fraction")
+        row["mean_framewise_displacement"] = fit.get("mean_framewise_displacement")
+        rows.append(row)
+    columns = ["participant_id", *(_LABELS[key] for key in ("ses", "task", "space")), *_COUNTS]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def _draw(table: pd.DataFrame, path: Path) -> Path | None:
+    import pandas as pd
+
+    from conform_bids.report.figures import plot_strips
+
+    if table.empty:
+        return None
+    titles = dict(_PLAIN)
+    for column in table.columns:
+        for metric, title in _BY_MODEL.items():
+            if column.startswith(f"{metric}_responsive_"):
+                titles[column] = f"{title}, responsive\n{column.removeprefix(f'{metric}_responsive_')}"
+    shown = {title: pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float) for column, title in titles.items()}
+    shown = {title: values for title, values in shown.items() if (values == values).any()}
+    labels = [" ".join(str(row[key]) for key in ("participant_id", "session_id") if row[key] != "n/a") for _, row in table.iterrows()]
+    return plot_strips(shown, labels, path)
+
+
+def _html_table(table: pd.DataFrame, output_dir: Path) -> Table:
+    keep = [
+        column for column in table.columns if not column.startswith(("median_rsquared", "median_onoff")) and table[column].notna().any()
+    ]
+    rows: list[list[str | float | int | Link]] = []
+    for _, row in table.iterrows():
+        label = str(row["participant_id"])
+        page = f"{label}.html"
+        first: str | Link = Link(label, page) if (output_dir / page).is_file() else label
+        rows.append([first, *(row[column] if isinstance(row[column], str) else _plain(row[column]) for column in keep[1:])])
+    return Table([column.replace("_", " ") for column in keep], rows, "All columns are in group_glm.tsv.")
+
+
+def _plain(value: object) -> float | int:
+    number = float(value)  # type: ignore[arg-type]
+    return int(number) if number.is_integer() else number

@@ -1,0 +1,288 @@
+"""The participant's report, assembled from figures and numbers that are in the output folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conform_bids.bids.names import ENTITY_ORDER, natural_key, parse_name
+from conform_bids.glm.report.captions import describe_figure
+from conform_bids.glm.report.metrics import FitNumbers, find_numbers
+from conform_bids.glm.report.wording import describe_methods
+from conform_bids.glm.settings import MODELS, GLMSettings
+from conform_bids.report.page import Facts, Figure, Item, Link, Note, References, Section, Table, Text, make_anchor, write_page
+
+__all__ = ["version_in", "write_participant_report"]
+
+_SPACE_KEYS = ("space", "cohort", "res", "den")
+_NAMES = {"task": "task", "ses": "session", "space": "space", "res": "resolution", "den": "density"}
+_DESIGN = ("timing", "trials")
+_CHOICES = ("noisepool", "hrf", "pcs", "fraction")
+_QUALITY = ("reliability", "runs")
+_REASONS = {
+    "constant": "constant in a run",
+    "nan": "not finite in a run",
+    "empty": "empty (zero) in a run",
+}
+
+
+@dataclass
+class _Fit:
+    """A fit of the participant: its names, its numbers where they are there, its figures by (stat, desc)."""
+
+    entities: dict[str, str]
+    numbers: FitNumbers | None
+    figures: dict[tuple[str, str], Path]
+
+    @property
+    def title(self) -> str:
+        parts = [f"{_NAMES.get(key, key)} {label}" for key, label in self.entities.items() if key not in ("sub", *_SPACE_KEYS)]
+        return " · ".join([*parts, self.space]).capitalize().replace(self.space.capitalize(), self.space)
+
+    @property
+    def space(self) -> str:
+        return " ".join(f"{key}-{self.entities[key]}" for key in _SPACE_KEYS if key in self.entities) or "BOLD reference space"
+
+    @property
+    def anchor(self) -> str:
+        return make_anchor(*(f"{key}-{label}" for key, label in self.entities.items() if key != "sub"))
+
+    def get(self, metric: str, model: str = "") -> float:
+        return math.nan if self.numbers is None else self.numbers.get(metric, model)
+
+    @property
+    def best(self) -> str:
+        """The most refined model."""
+        models = () if self.numbers is None else self.numbers.models
+        return models[-1] if models else ""
+
+
+def write_participant_report(
+    participant: str,
+    output_dir: Path,
+    settings: GLMSettings,
+    about: Mapping[str, str],
+    errors: Sequence[str],
+    max_sessions: int,
+) -> list[Path]:
+    """Write ``sub-X.html`` from what is in the output folder.
+
+    Parameters
+    ----------
+    participant : str
+        Label without ``sub-``.
+    output_dir : Path
+        Root of the outputs.
+    settings : GLMSettings
+        Of the run, for the methods text.
+    about : mapping
+        Versions and the like.
+    errors : sequence of str
+        What went wrong for this participant.
+    max_sessions : int
+        With more sessions, each has a page ``sub-X_ses-Y.html`` of its own, and ``sub-X.html`` lists them.
+
+    Returns
+    -------
+    list of Path
+        Pages written, ``sub-X.html`` first.
+    """
+    output_dir = Path(output_dir)
+    fits, problems = _find_fits(output_dir, participant)
+    every_error = [*errors, *problems]
+    sessions = sorted({fit.entities["ses"] for fit in fits if "ses" in fit.entities}, key=natural_key)
+    title, kind = f"sub-{participant}", "conform-glm: single-trial responses"
+    methods = _methods_section(settings, version_in(about))
+    remarks: list[Item] = [Note(f"Sloppy run: {about['Sloppy']}.")] if "Sloppy" in about else []
+    if len(sessions) <= max_sessions:
+        sections = [_summary(fits, remarks), *_fit_sections(fits), methods]
+        page = write_page(output_dir / f"{title}.html", title=title, subtitle=kind, sections=sections, about=about, errors=every_error)
+        return [page]
+    pages = {session: f"{title}_ses-{session}.html" for session in sessions}
+    shared = [fit for fit in fits if "ses" not in fit.entities]
+    sections = [_summary(fits, remarks, pages), *_fit_sections(shared), methods]
+    written = [write_page(output_dir / f"{title}.html", title=title, subtitle=kind, sections=sections, about=about, errors=every_error)]
+    for session, name in pages.items():
+        own = [fit for fit in fits if fit.entities.get("ses") == session]
+        back = [*remarks, Table((), [[Link(f"All sessions of {title}", f"{title}.html")]])]
+        parts = [_summary(own, back), *_fit_sections(own), methods]
+        heading = f"{title}, session {session}"
+        written.append(write_page(output_dir / name, title=heading, subtitle=kind, sections=parts, about=about, errors=every_error))
+    return written
+
+
+def version_in(about: Mapping[str, str]) -> str:
+    """The version that the table of facts gives for conform-glm; that of the package where it gives none."""
+    from conform_bids import __version__
+
+    return about.get("conform-glm", __version__)
+
+
+def _find_fits(output_dir: Path, participant: str) -> tuple[list[_Fit], list[str]]:
+    numbers, problems = find_numbers(output_dir, [participant])
+    fits = {_key(item.entities): _Fit(dict(item.entities), item, {}) for item in numbers}
+    folder = output_dir / f"sub-{participant}" / "figures"
+    for path in sorted([*folder.glob("*.svg"), *folder.glob("*.png")]):
+        try:
+            entities = parse_name(path).entities
+        except ValueError:
+            continue  # not one of ours
+        if entities.get("sub") != participant or "desc" not in entities:
+            continue
+        stat, desc = entities.pop("stat", ""), entities.pop("desc")
+        fits.setdefault(_key(entities), _Fit(entities, None, {})).figures[stat, desc] = path
+    ordered = sorted(fits.values(), key=lambda fit: [natural_key(fit.entities.get(key, "")) for key in ENTITY_ORDER])
+    return ordered, problems
+
+
+def _key(entities: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(entities.items()))
+
+
+def _methods_section(settings: GLMSettings, version: str) -> Section:
+    text = describe_methods(settings, version)
+    references = Section("References", "references", [References(text.keys)])
+    return Section("Methods", "methods", [Text(text.text), references])
+
+
+def _summary(fits: Sequence[_Fit], remarks: Sequence[Item], pages: Mapping[str, str] | None = None) -> Section:
+    items: list[Item] = list(remarks)
+    if not fits:
+        items.append(Note("There are no results for this participant in the output folder."))
+        return Section("Summary", "summary", items)
+    columns = ("Fit", "Runs", "Trials", "Conditions", "repeated", "Units", "Noise regressors", "Noise ceiling (%)", "Odd-even r")
+    rows: list[list[str | float | int | Link]] = []
+    for fit in fits:
+        page = (pages or {}).get(fit.entities.get("ses", ""))
+        counts = [_count(fit.get(key)) for key in ("n_runs", "n_trials", "n_conditions", "n_repeated", "n_units_valid", "n_pcs")]
+        quality = [fit.get("median_noise_ceiling_responsive", fit.best), fit.get("median_odd_even_r_responsive", fit.best)]
+        rows.append([Link(fit.title, page or f"#{fit.anchor}"), *counts, *quality])
+    caption = "Noise ceiling and odd-even r: medians over responsive units, of the most refined model."
+    items.append(Table(columns, rows, caption))
+    return Section("Summary", "summary", items)
+
+
+def _count(value: float) -> int | str:
+    return int(value) if math.isfinite(value) else "n/a"
+
+
+def _fit_sections(fits: Sequence[_Fit]) -> list[Section]:
+    first_of: dict[tuple[tuple[str, str], ...], _Fit] = {}
+    sections = []
+    for fit in fits:
+        design = _key({key: label for key, label in fit.entities.items() if key not in _SPACE_KEYS})
+        sections.append(_fit_section(fit, first_of.setdefault(design, fit)))
+    return sections
+
+
+def _fit_section(fit: _Fit, first: _Fit) -> Section:
+    anchor = fit.anchor
+    items: list[Item] = []
+    if fit.numbers is None:
+        items.append(Note("The numbers of this fit are missing: its table of metrics is not in the output folder."))
+    else:
+        items += [_facts(fit), *(Note(note) for note in fit.numbers.notes)]
+    if first is fit:
+        design = _section("Design and timing", f"{anchor}-design", _figures(fit, [("", desc) for desc in _DESIGN]))
+        runs = _runs_table(fit)
+        design = Section(design.title, design.anchor, [*design.items, *([runs] if runs else [])])
+    else:
+        design = Section("Design and timing", f"{anchor}-design", [Text(f"As for {first.title}: the runs are the same.")])
+    known = {("", desc) for desc in (*_DESIGN, *_CHOICES, *_QUALITY)}
+    maps = sorted((key for key in fit.figures if key not in known), key=_map_order)
+    parts = [
+        design,
+        _section("Maps", f"{anchor}-maps", _figures(fit, maps or [("rsquared", "onoff")])),
+        _section("What was chosen", f"{anchor}-choices", _figures(fit, [("", desc) for desc in _CHOICES if ("", desc) in fit.figures])),
+        Section("Reliability", f"{anchor}-reliability", _reliability(fit)),
+        Section("What was set aside", f"{anchor}-aside", _set_aside(fit)),
+    ]
+    return Section(fit.title, anchor, [*items, *(part for part in parts if part.items)])
+
+
+def _section(title: str, anchor: str, figures: Sequence[Figure]) -> Section:
+    return Section(title, anchor, list(figures))
+
+
+def _map_order(key: tuple[str, str]) -> tuple[int, int, str, str]:
+    stat, desc = key
+    model = MODELS.index(desc) if desc in MODELS else -1 if desc == "onoff" else len(MODELS)
+    return (0 if stat == "rsquared" else 1, model, stat, desc)
+
+
+def _figures(fit: _Fit, keys: Sequence[tuple[str, str]]) -> list[Figure]:
+    figures = []
+    for stat, desc in keys:
+        title, caption, alt = describe_figure(stat, desc)
+        path = fit.figures.get((stat, desc), Path(f"{f'stat-{stat}_' if stat else ''}desc-{desc}"))
+        figures.append(Figure(path, caption, alt, title))
+    return figures
+
+
+def _facts(fit: _Fit) -> Facts:
+    def number(metric: str, model: str = "", form: str = "{:,.0f}") -> str:
+        value = fit.get(metric, model)
+        return form.format(value) if math.isfinite(value) else "n/a"
+
+    best = fit.best
+    return Facts(
+        [
+            ("Trials", number("n_trials"), f"in {number('n_runs')} runs"),
+            ("Conditions", number("n_conditions"), f"{number('n_repeated')} repeated"),
+            ("Units", number("n_units_valid"), f"of {number('n_units')}; {number('n_units_responsive')} responsive"),
+            ("Noise regressors", number("n_pcs"), f"from {number('n_noise_pool')} units"),
+            ("Noise ceiling", number("median_noise_ceiling_responsive", best, "{:.1f} %"), "median, responsive units"),
+            ("Odd-even r", number("median_odd_even_r_responsive", best, "{:.2f}"), "median, responsive units"),
+        ]
+    )
+
+
+def _runs_table(fit: _Fit) -> Table | None:
+    if fit.numbers is None or not fit.numbers.runs:
+        return None
+    keys = ("Label", "Volumes", "RepetitionTime", "StartTime", "Trials")
+    rows = [[run.get(key, "n/a") for key in keys] for run in fit.numbers.runs]
+    return Table(("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials"), rows)
+
+
+def _reliability(fit: _Fit) -> list[Item]:
+    items: list[Item] = list(_figures(fit, [("", desc) for desc in _QUALITY if ("", desc) in fit.figures]))
+    if fit.numbers is None or not fit.numbers.models:
+        return items
+    if ("", "reliability") not in fit.figures:
+        items.insert(0, Note("Odd-even reliability could not be computed: it needs three conditions or more in both odd and even runs."))
+    metrics = ("median_rsquared", "median_noise_ceiling", "median_odd_even_r")
+    rows = []
+    for model in fit.numbers.models:
+        values = [fit.get(f"{metric}{subset}", model) for metric in metrics for subset in ("", "_responsive")]
+        rows.append([model, *values])
+    columns = ("Model", "R² (%)", "responsive", "Noise ceiling (%)", "responsive", "Odd-even r", "responsive")
+    caption = (
+        "Medians over all units that were fitted, and over responsive ones: those whose on/off R² exceeds the threshold of the vote on noise regressors "
+        f"({fit.get('pcs_threshold'):.3g} %), or the best twentieth where few do."
+    )
+    return [*items, Table(columns, rows, caption)]
+
+
+def _set_aside(fit: _Fit) -> list[Item]:
+    if fit.numbers is None:
+        return []
+    total = max(1.0, fit.get("n_units"))
+    rows: list[list[str | float | int | Link]] = []
+    for metric, model in fit.numbers.values:
+        reason = metric.removeprefix("n_units_")
+        if metric.startswith("n_units_") and reason not in ("valid", "responsive"):
+            count = fit.get(metric, model)
+            share = f"{100 * count / total:.2f} %" if math.isfinite(count) else "n/a"
+            rows.append([f"Units {_REASONS.get(reason, reason)}", _count(count), share, "NaN in every map"])
+    reasons: dict[str, list[str]] = {}
+    for reason, place in fit.numbers.trials_set_aside:
+        reasons.setdefault(reason, []).append(place)
+    for reason, places in reasons.items():
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        rows.append([f"Trials: {reason}", len(places), "", ", ".join(places[:3]) + more])
+    if not reasons:
+        rows.append(["Trials", 0, "", "every trial was modelled"])
+    return [Table(("What, and why", "Count", "Share", "Remark"), rows)]
