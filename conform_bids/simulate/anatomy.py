@@ -128,7 +128,7 @@ def build_anatomy(cortex: Cortex, voxel_size: float) -> Anatomy:
     shape = (int(counts[0]), int(counts[1]), int(counts[2]))
     affine = np.diag([voxel_size, voxel_size, voxel_size, 1.0])
     affine[:3, 3] = np.round(low, 3)
-    centres = np.moveaxis(np.indices(shape), 0, -1) * voxel_size + affine[:3, 3]
+    centres = np.asarray(np.moveaxis(np.indices(shape), 0, -1) * voxel_size + affine[:3, 3], dtype=np.float64)
     tissue = _label_tissue(cortex, centres, voxel_size)
     mask = tissue >= 0
     sites = np.full(shape, -1)

@@ -148,7 +148,7 @@ def simulate_run(subject: Subject, session: int, run: int, settings: SimulationS
     organisation = subject.organisation
     variability = settings.trial_variability * organisation.gain * generator.standard_normal((len(onsets), len(organisation.gain)))
     betas = np.where(organisation.active, organisation.condition_betas[stimuli] + variability, 0.0) * subject.session_gain[session]
-    times = settings.start_time + settings.repetition_time * np.arange(settings.n_volumes)
+    times = np.asarray(settings.start_time + settings.repetition_time * np.arange(settings.n_volumes), dtype=np.float64)
     motion = draw_motion(settings.n_volumes, generator)
     percent = response_series(organisation, betas, onsets, times, settings.stimulus_duration)
     percent += noise_series(subject.traits, motion, settings.repetition_time, settings, generator)
