@@ -78,6 +78,8 @@ class Plan:
         Root of the outputs.
     stimuli_dir : Path or None
         ``stimuli/`` of the raw dataset.
+    spatial_reference : str or None
+        BIDS URI of the image that the space is aligned to, where its label does not say all.
     space_in_tables : bool
         Whether names of tables need the space, as runs differ between spaces.
     has_repeats : bool
@@ -99,6 +101,7 @@ class Plan:
     random_seed: int
     output_dir: Path
     stimuli_dir: Path | None = None
+    spatial_reference: str | None = None
     space_in_tables: bool = False
     has_repeats: bool = True
     notes: tuple[str, ...] = ()

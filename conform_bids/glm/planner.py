@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conform_bids.bids.bold import BoldSeries, find_bold
+from conform_bids.bids.bold import BoldSeries, find_bold, spatial_reference
 from conform_bids.bids.images import describe_bold
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.names import ENTITY_ORDER, natural_key
 from conform_bids.bids.selection import Selection
+from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import MissingInputError
 from conform_bids.glm.files import Plan, PlannedRun
@@ -91,10 +92,25 @@ class _Planner:
             sessions.setdefault(run.session, []).append(run)
         by_session = self._fit_by_session(list(sessions.values()))
         fits = list(sessions.items()) if by_session else [(None, runs)]
+        standard = series[0].space_label in STANDARD_SPACES
+        draft = Plan(
+            participant=participant,
+            entities=entities,
+            kind=series[0].kind,
+            runs=(),
+            models=self.settings.model,
+            settings=self.settings,
+            random_seed=self.resources.random_seed,
+            output_dir=self.output_dir,
+            stimuli_dir=self.dataset.raw / "stimuli" if self.dataset.raw is not None else None,
+            spatial_reference=None if standard else spatial_reference(self.dataset, series[0]),
+            n_threads=self.resources.n_threads,
+            device=self.resources.device,
+        )
         plans = []
         for session, fit in fits:
-            labels = {**entities, "ses": session} if session is not None else entities
-            plan = self._plan_fit(participant, labels, series[0].kind, fit, units, warnings)
+            labels = _ordered({**entities, "ses": session} if session is not None else entities)
+            plan = self._plan_fit(replace(draft, entities=labels), fit, units, warnings)
             plans += [] if plan is None else [plan]
         return plans
 
@@ -140,48 +156,31 @@ class _Planner:
             return None
         return build_trials(runs, self.settings)
 
-    def _plan_fit(
-        self,
-        participant: str,
-        entities: dict[str, str],
-        kind: str,
-        runs: list[PlannedRun],
-        units: dict[Path, int],
-        warnings: list[str],
-    ) -> Plan | None:
+    def _plan_fit(self, draft: Plan, runs: list[PlannedRun], units: dict[Path, int], warnings: list[str]) -> Plan | None:
+        """Complete a plan by its runs and what they allow; None where there is no trial."""
         table = self._trials(runs)
-        notes: tuple[str, ...] = ()
-        models, has_repeats = self.settings.model, True
-        if table is not None:
-            warnings += table.warnings
-            with_trials = {int(run) for run in table.run_index}
-            for index, run in enumerate(runs):
-                if index not in with_trials:
-                    warnings.append(f"{run.events.name}: no trial to model, so the run is left out")
-            runs = [run for index, run in enumerate(runs) if index in with_trials]
-            if not runs:
-                return None
-            table = build_trials(runs, self.settings)
-            models, notes = choose_models(self.settings, table, runs)
-            has_repeats = bool((table.trials["repetition"] > 0).any())
-            warnings += [f"{self._label(entities)}: {note}" for note in notes]
-        plan = Plan(
-            participant=participant,
-            entities=_ordered(entities),
-            kind=kind,
+        n_units = max((units.get(run.bold[0], 0) for run in runs), default=0)
+        if table is None:
+            return _with_memory(replace(draft, runs=tuple(runs)), n_units, 0, self.resources)
+        warnings += table.warnings
+        with_trials = {int(run) for run in table.run_index}
+        for index, run in enumerate(runs):
+            if index not in with_trials:
+                warnings.append(f"{run.events.name}: no trial to model, so the run is left out")
+        runs = [run for index, run in enumerate(runs) if index in with_trials]
+        if not runs:
+            return None
+        table = build_trials(runs, self.settings)
+        models, notes = choose_models(self.settings, table, runs)
+        warnings += [f"{self._label(draft.entities)}: {note}" for note in notes]
+        plan = replace(
+            draft,
             runs=tuple(runs),
             models=models,
-            settings=self.settings,
-            random_seed=self.resources.random_seed,
-            output_dir=self.output_dir,
-            stimuli_dir=self.dataset.raw / "stimuli" if self.dataset.raw is not None else None,
-            has_repeats=has_repeats,
+            has_repeats=bool((table.trials["repetition"] > 0).any()),
             notes=notes,
-            n_threads=self.resources.n_threads,
-            device=self.resources.device,
         )
-        n_units = max((units.get(run.bold[0], 0) for run in runs), default=0)
-        return _with_memory(plan, n_units, len(table.trials) if table is not None else 0, self.resources)
+        return _with_memory(plan, n_units, len(table.trials), self.resources)
 
     @staticmethod
     def _label(entities: dict[str, str]) -> str:

@@ -140,7 +140,9 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
         if row.array.startswith("noise_ceiling_"):
             counts = loaded.trials.groupby("condition").size()
             fields["NTrialsAveraged"] = sorted({int(count) for count in counts})
-    return sidecar(name.entities, name.suffix, name.extension, sources=_sources(plan), fields=fields)
+    return sidecar(
+        name.entities, name.suffix, name.extension, sources=_sources(plan), spatial_reference=plan.spatial_reference, fields=fields
+    )
 
 
 def _is_path(value: Any) -> bool:

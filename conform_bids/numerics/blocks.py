@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def unit_blocks(n_units: int, size: int) -> Iterator[slice]:
         return
     count = -(-n_units // size)
     edges = np.linspace(0, n_units, count + 1).round().astype(int)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         yield slice(int(start), int(stop))
 
 

@@ -29,7 +29,7 @@ def polynomial_basis(n_volumes: int, degree: int) -> FloatArray:
     Legendre polynomials are nearly orthogonal on an even grid, so that high degrees stay well conditioned.
     """
     time = np.linspace(-1.0, 1.0, n_volumes) if n_volumes > 1 else np.zeros(1)
-    return orthonormal_basis(np.polynomial.legendre.legvander(time, min(degree, n_volumes - 1)))
+    return orthonormal_basis(np.asarray(np.polynomial.legendre.legvander(time, min(degree, n_volumes - 1)), dtype=np.float64))
 
 
 def orthonormal_basis(matrix: FloatArray, tolerance: float = 1e-9) -> FloatArray:

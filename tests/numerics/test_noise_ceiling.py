@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from conform_bids.numerics import noise_ceiling as module
 from conform_bids.numerics import scores
 from conform_bids.numerics.noise_ceiling import noise_ceiling, noise_ceiling_snr, snr_to_ceiling
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def simulate(rng, condition, n_units, snr):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conform_bids.numerics import scores
-from conform_bids.numerics.scores import condition_means, correlate_columns, odd_even_reliability, unit_blocks
 from hypothesis import given
 from hypothesis import strategies as st
+
+from conform_bids.numerics import scores
+from conform_bids.numerics.scores import condition_means, correlate_columns, odd_even_reliability, unit_blocks
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -97,7 +97,8 @@ class RunData:
         """Data of a run, (n_volumes, n_block) float32, base nuisance out."""
         raw = np.asarray(self.runs[run][:, units], dtype=np.float32)
         # the mean goes first: at 1e4 raw units a float32 product would leave rounding of the size of weak responses
-        centred = raw - raw.mean(axis=0, dtype=np.float64).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # units that are not finite are set aside by the caller
+            centred = raw - raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         data = to_tensor(centred, self.device)
         data = data - self._base[run] @ (self._base[run].T @ data)
         if self._noisy is not None and self._noisy[units].any():
