@@ -43,14 +43,14 @@ def parse(app: App, arguments: Sequence[str] | None = None) -> RunConfig:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(app)
     values = vars(parser.parse_args(_positionals_first(typed, parser)))
-    config_file = values.pop("config_file", None)
+    config_file = Path(values.pop("config_file")) if "config_file" in values else None
     sections: dict[str, dict[str, Any]] = {}
     if config_file is not None:
         content = read_toml(config_file)
         written_for = content.get("run", {}).get("app", app.name)
         if written_for != app.name:
             raise UsageError(f"--config-file {config_file}: written by conform-{written_for}, not {app.command}")
-        sections = anchor_paths(content, Path(config_file).absolute().parent, app.settings)
+        sections = anchor_paths(content, config_file.parent, app.settings)
     for key, value in values.items():
         if value not in (None, []):
             section, _, name = key.partition(".")
@@ -74,9 +74,12 @@ def build_parser(app: App) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("run.bids_dir", metavar="bids_dir", nargs="?", type=_path, help="A BIDS dataset: raw, or a derivative.")
-    parser.add_argument("run.output_dir", metavar="output_dir", nargs="?", type=_path, help="Folder for the results.")
-    parser.add_argument("run.levels", metavar=f"{{{levels}}}", nargs="*", help="Analysis level, one or both.")
+    # No default of SUPPRESS for these: argparse would pass that word through ``type``.
+    parser.add_argument(
+        "run.bids_dir", metavar="bids_dir", nargs="?", default=None, type=_path, help="A BIDS dataset: raw, or a derivative."
+    )
+    parser.add_argument("run.output_dir", metavar="output_dir", nargs="?", default=None, type=_path, help="Folder for the results.")
+    parser.add_argument("run.levels", metavar=f"{{{levels}}}", nargs="*", default=None, help="Analysis level, one or both.")
     parser.add_argument("--version", action="version", version=f"{app.command} v{app.version}")
     groups: dict[str, Any] = {}
     for section, options in (("bids", BIDSOptions), ("execution", ExecutionOptions), ("actions", Actions)):

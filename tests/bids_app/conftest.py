@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -42,7 +42,7 @@ def write_bold(path: Path, value: float = 2.0, n_volumes: int = 4) -> None:
     nib.save(image, path)
 
 
-def write_dataset(root: Path, participants: tuple[str, ...] = ("01", "02"), *, preprocessed: bool = True) -> Path:
+def _write_dataset(root: Path, participants: tuple[str, ...] = ("01", "02"), *, preprocessed: bool = True) -> Path:
     """A raw dataset with one task in two runs and its fMRIPrep-shaped derivative (space T1w)."""
     root.mkdir(parents=True)
     (root / "dataset_description.json").write_text(json.dumps({"Name": "toy", "BIDSVersion": "1.10.0", "License": "CC0"}))
@@ -69,16 +69,17 @@ def write_dataset(root: Path, participants: tuple[str, ...] = ("01", "02"), *, p
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data")
+    return _write_dataset(tmp_path / "data")
 
 
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., Path]:
-    return lambda name="data", *arguments, **keywords: write_dataset(tmp_path / name, *arguments, **keywords)
+def write_dataset() -> Callable[..., Path]:
+    """Write a dataset: ``(root, participants=("01", "02"), *, preprocessed=True)``."""
+    return _write_dataset
 
 
 @pytest.fixture
-def run_toy(tmp_path: Path, toy: ModuleType) -> Iterator[Callable[..., int]]:
+def run_toy(tmp_path: Path, toy: ModuleType) -> Callable[..., int]:
     """Run the toy app in this process, with a work folder and one CPU; the exit status."""
 
     def run(*arguments: object) -> int:
@@ -88,7 +89,7 @@ def run_toy(tmp_path: Path, toy: ModuleType) -> Iterator[Callable[..., int]]:
         status: int = toy.main(toy.APP, [*typed, "--nprocs", "1", "--device", "cpu"])
         return status
 
-    yield run
+    return run
 
 
 @pytest.fixture

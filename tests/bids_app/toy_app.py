@@ -75,9 +75,8 @@ def plan(participant: str, dataset: Any, selection: Any, settings: ToySettings, 
         labels = [f"{key}-{label}" for key, label in series.entities.items()]
         stem = "_".join([*labels, "stat-mean", "desc-toy", "statmap.nii.gz"])
         name = "_".join(labels).replace("-", "_")
-        jobs.append(
-            ToyJob(name, participant, str(series.files[0]), f"sub-{participant}/func/{stem}", str(output_dir), settings.power, ",".join(faults))
-        )
+        output = f"sub-{participant}/func/{stem}"
+        jobs.append(ToyJob(name, participant, str(series.files[0]), output, str(output_dir), settings.power, ",".join(faults)))
     return ParticipantPlan(participant, tuple(jobs), (f"sub-{participant}: a toy",))
 
 
@@ -127,7 +126,7 @@ def save_mean(job: Mapping[str, Any], in_file: str) -> None:
 def methods(settings: ToySettings, version: str) -> Any:
     from conform_bids.report.citations import Methods
 
-    return Methods(f"The mean was taken to the power {settings.power} [@gorgolewski2011nipype] by toy {version}.", ("gorgolewski2011nipype",))
+    return Methods.of(f"The mean was taken to the power {settings.power} by toy {version} [@gorgolewski2011nipype].")
 
 
 def participant_report(
