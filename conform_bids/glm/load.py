@@ -20,7 +20,7 @@ from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, wr
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
 from conform_bids.glm.numerics.design import Design
-from conform_bids.glm.planning import build_trials, cross_validation_folds, session_groups
+from conform_bids.glm.planning import build_trials, check_repetition_times, cross_validation_folds, session_groups
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_degree
 
@@ -123,9 +123,7 @@ def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> t
         When the runs differ in repetition time.
     """
     settings = plan.settings
-    times = {round(float(run.repetition_time or 0), 6) for run in runs}
-    if len(times) > 1:
-        raise UnusableInputError(f"{runs[0].bold[0]}: the runs of a fit differ in repetition time: {sorted(times)} s")
+    check_repetition_times(runs)
     tr = float(runs[0].repetition_time or 0)
     starts = np.array([0.0 if settings.compat else run.start_time for run in runs])
     regressors, names = zip(*(_user_regressors(plan, run, table, index) for index, run in enumerate(runs)), strict=True)

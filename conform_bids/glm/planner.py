@@ -14,9 +14,9 @@ from conform_bids.bids.names import ENTITY_ORDER, natural_key
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable
-from conform_bids.errors import MissingInputError
+from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
-from conform_bids.glm.planning import build_trials, choose_models
+from conform_bids.glm.planning import build_trials, check_repetition_times, choose_models
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -122,6 +122,8 @@ class _Planner:
             header = describe_bold(found.files)
             n_volumes = header.n_volumes
             repetition_time = repetition_time or header.repetition_time_s
+            if repetition_time is None:
+                raise UnusableInputError(f"{found.files[0]}: neither its sidecar nor its header gives the repetition time")
             units[found.files[0]] = header.n_units_total
         start_time, warning = _start_time(found)
         warnings += [warning] if warning and self.settings.compat is None else []
@@ -170,6 +172,7 @@ class _Planner:
         runs = [run for index, run in enumerate(runs) if index in with_trials]
         if not runs:
             return None
+        check_repetition_times(runs)
         table = build_trials(runs, self.settings)
         models, notes = choose_models(self.settings, table, runs)
         warnings += [f"{self._label(draft.entities)}: {note}" for note in notes]

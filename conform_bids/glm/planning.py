@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from conform_bids.bids.events import RunEvents, build_trial_table
 from conform_bids.bids.trials import TrialTable
-from conform_bids.errors import UsageError
+from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.glm.files import PlannedRun
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
 
-__all__ = ["build_trials", "choose_models", "cross_validation_folds", "session_groups"]
+__all__ = ["build_trials", "check_repetition_times", "choose_models", "cross_validation_folds", "session_groups"]
 
 
 def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTable:
@@ -35,6 +35,23 @@ def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTabl
         stimulus_duration=settings.stimulus_duration,
         split=settings.split,
     )
+
+
+def check_repetition_times(runs: Sequence[PlannedRun]) -> None:
+    """Make sure that the runs of a fit share their repetition time.
+
+    Raises
+    ------
+    UnusableInputError
+        Naming two runs that differ.
+    """
+    times = [round(float(run.repetition_time or 0), 6) for run in runs]
+    for run, time in zip(runs, times, strict=True):
+        if time != times[0]:
+            raise UnusableInputError(
+                f"{run.bold[0]}: its repetition time is {time:g} s, and that of {runs[0].bold[0].name} {times[0]:g} s; "
+                "the runs of a fit must share one"
+            )
 
 
 def choose_models(settings: GLMSettings, table: TrialTable, runs: Sequence[PlannedRun]) -> tuple[tuple[str, ...], tuple[str, ...]]:
