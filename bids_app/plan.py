@@ -92,7 +92,7 @@ def selection_of(app: App, config: RunConfig) -> tuple[Selection, tuple[str, ...
     filters, warnings = read_filter_file(bids.bids_filter_file, app.input_keys)
     try:
         spaces = tuple(SpaceRequest.parse(text) for text in bids.output_spaces)
-    except ValueError as error:
+    except (UsageError, ValueError) as error:
         raise UsageError(f"--output-spaces: {error}") from error
     selection = Selection(
         participants=bids.participant_label,

@@ -174,8 +174,8 @@ def _check_element(entry: Option, element: Any) -> None:
         allowed = ", ".join(str(choice) for choice in entry.choices)
         raise UsageError(f"{entry.flag}: {element!r} is not one of {allowed}")
     if entry.kind in (int, float):
-        if element != element:
-            raise UsageError(f"{entry.flag}: not a number")
+        if element != element or element in (float("inf"), float("-inf")):  # which JSON and TOML records cannot hold
+            raise UsageError(f"{entry.flag}: {element} is not a finite number")
         if entry.minimum is not None and element < entry.minimum:
             raise UsageError(f"{entry.flag}: {element} is below the minimum, {entry.minimum}")
         if entry.maximum is not None and element > entry.maximum:
@@ -239,6 +239,6 @@ def _convert(entry: Option, value: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple):
             value = [value]
         return tuple(one(element) for element in value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = "comma-separated labels" if entry.kind is tuple else entry.kind.__name__
         raise UsageError(f"{entry.name}: {value!r} is not {'a list of ' if entry.many else 'a '}{kind}") from error

@@ -176,7 +176,7 @@ def build_trial_table(
     columns = [[str(name) for name in table.columns] for table in tables]
     column = choose_condition_column(columns, condition_column)
     split_column, split_of = _split_source(split, columns)
-    keep = compile_trial_filter(trial_filter) if trial_filter else None
+    keep = compile_trial_filter(trial_filter) if trial_filter is not None else None
     _check_nuisance(tables, nuisance_events)
 
     warnings: list[str] = []
