@@ -60,14 +60,16 @@ def plot_map(values: ArrayLike, space: Space, path: Path, scale: Scale, *, backg
         return _plot_cortex(left, right, None, space, path, scale)
     if isinstance(space, CiftiSpace):
         empty = np.empty(0)
-        left, right = space.cortex_left(array), space.cortex_right(array)
+        on_left, on_right = space.cortex_left(array), space.cortex_right(array)
         voxels = space.subcortex(array)
         mosaic_below = None
         if voxels is not None:
             held = space.subcortex(np.zeros(space.n_units))
             inside = np.isfinite(held[0]) if held is not None else np.isfinite(voxels[0])
             mosaic_below = arrange_slices(voxels[0], voxels[1], inside, most=7, columns=7)
-        return _plot_cortex(empty if left is None else left, empty if right is None else right, mosaic_below, space, path, scale)
+        return _plot_cortex(
+            empty if on_left is None else on_left, empty if on_right is None else on_right, mosaic_below, space, path, scale
+        )
     raise ValueError(f"no way to draw a map of a {type(space).__name__}")
 
 
@@ -174,7 +176,8 @@ def _plot_without_mesh(
                 if array.size:
                     share = 100 * np.histogram(np.clip(array, scale.low, scale.high), edges)[0] / array.size
                     axes.stairs(share, edges, color=colour, linewidth=1.8, label=f"{name} (n = {array.size:,})")
-            axes.legend()
+            if any(array.size for _, array in groups):
+                axes.legend()
             finish_axes(axes, scale.label, "Units (%)")
         axes.set_title(title, fontsize=9.5)
     return path

@@ -164,7 +164,7 @@ def make_anchor(*parts: str) -> str:
 def _cell(value: str | float | int | Link) -> tuple[str, str, bool]:
     if isinstance(value, Link):
         return value.text, value.href if value.href.startswith("#") else quote(value.href), False
-    if isinstance(value, bool) or isinstance(value, str):
+    if isinstance(value, bool | str):
         return str(value), "", False
     if isinstance(value, float):
         return ("n/a" if value != value else f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"), "", True

@@ -203,13 +203,13 @@ def plot_distributions(
                 _draw_density(axes, group, len(rows) - 1 - position, (low, high), side, colour, opacity)
         if zero:
             axes.axvline(0, color=MUTED, linewidth=1)
-        axes.set_yticks(range(len(rows)), [short_label(name) for name in reversed(list(rows))])
+        axes.set_yticks(range(len(rows)), [short_label(name, 34) for name in reversed(list(rows))])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(-0.62, len(rows) - 0.38)
         axes.set_xlim(low, high)
         axes.spines["left"].set_visible(False)
         suffix = f" (above the line: {names[1]}; below: {names[0]})" if members is not None else ""
-        finish_axes(axes, xlabel, "", title + suffix, grid="x")
+        finish_axes(axes, xlabel, "", (title + suffix).strip(), grid="x")
     return path
 
 
@@ -387,9 +387,11 @@ def plot_onsets_and_repeats(counts: Mapping[str, int], phase: NDArray[np.floatin
             left.xaxis.set_major_locator(MaxNLocator(integer=True))
             left.yaxis.set_major_locator(MaxNLocator(integer=True))
             left.set_xlim(min(0.4, repeats.min() - 0.6), repeats.max() + 0.6)
+            left.set_ylim(0, 1.12 * conditions.max(initial=1))
             finish_axes(left, "Trials of a condition", "Conditions", f"Repeats ({len(counts):,} conditions)")
         edges = np.linspace(0, repetition_time, 25)
         right.hist(np.clip(phase, 0, repetition_time), edges, color=ACCENT)
+        right.yaxis.set_major_locator(MaxNLocator(integer=True))
         right.set_xlim(-0.02 * repetition_time, 1.02 * repetition_time)
         finish_axes(right, f"Onset after the preceding frame (s; TR = {repetition_time:g} s)", "Trials", "Onsets on the grid of frames")
     return path
@@ -414,7 +416,7 @@ def plot_strips(columns: Mapping[str, ArrayLike], labels: Sequence[str], path: P
             axes = figure.add_subplot(max(1, n_rows), n_columns, position + 1)
             _draw_strip(axes, np.asarray(column, dtype=float), labels)
             finish_axes(axes, "", "", grid="y")
-            axes.set_title(name, fontsize=9, fontweight="normal")
+            axes.set_title("\n".join(short_label(line, 34) for line in name.split("\n")), fontsize=9, fontweight="normal")
     return path
 
 
@@ -440,4 +442,5 @@ def _draw_strip(axes: Axes, values: NDArray[np.float64], labels: Sequence[str]) 
     for place in np.flatnonzero(outlying)[:8]:
         name = short_label(labels[finite[place]], 20)
         axes.annotate(name, (x[place], shown[place]), xytext=(5, 0), textcoords="offset points", fontsize=8, va="center", color=PALETTE[5])
+    axes.use_sticky_edges = False
     axes.margins(y=0.15)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ def new_figure(path: Path, width: float, height: float, *, dark: bool = False) -
     matplotlib.figure.Figure
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    style = dict(_STYLE)
+    style: dict[Any, Any] = dict(_STYLE)
     if dark:
         style |= {"figure.facecolor": "#0d1117", "text.color": "#e6edf3", "axes.labelcolor": "#e6edf3", "axes.titlecolor": "#e6edf3"}
         style |= {"xtick.color": "#c9d1d9", "ytick.color": "#c9d1d9", "axes.grid": False}

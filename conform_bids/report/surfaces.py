@@ -145,7 +145,7 @@ def draw_surface(axes: Axes, mesh: Hemisphere, values: NDArray[np.floating], sca
     colours = scale.colours(_face_values(np.asarray(values, dtype=float)[mesh.shown], faces, categorical=bool(scale.categories)))
     painted = np.where(colours[:, 3:] > 0, colours[:, :3], grey) * (0.62 + 0.38 * slope[order])[:, None]
     flat = np.stack([corners[order] @ sideways, corners[order] @ up], axis=-1)
-    axes.add_collection(PolyCollection(flat, facecolors=painted, edgecolors="none", antialiaseds=False))
+    axes.add_collection(PolyCollection(list(flat), facecolors=painted, edgecolors="none", antialiaseds=False))
     points = mesh.coordinates @ np.stack([sideways, up], axis=1)
     axes.set_xlim(points[:, 0].min() - 2, points[:, 0].max() + 2)
     axes.set_ylim(points[:, 1].min() - 2, points[:, 1].max() + 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -71,15 +72,16 @@ def arrange_slices(
     """
     values, inside, grey, affine = _to_ras(values, inside, background, affine)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    sizes = np.where(sizes > 0, sizes, 1.0)  # a degenerate affine
     axis = _slice_axis(inside.shape)
     across = tuple(other for other in range(3) if other != axis)
     held = inside.sum(axis=across)
     candidates = np.flatnonzero(held >= max(1, 0.08 * held.max()))
     chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, min(most, len(candidates))).round().astype(int))]
-    box = _bounding_box(inside.any(axis=axis), margin=1)
+    box = _bounding_box(np.asarray(inside.any(axis=axis)), margin=1)
     panels: list[tuple[NDArray[np.float64], NDArray[np.float64], str]] = []
     for position in chosen:
-        index = [box[0], box[1]]
+        index: list[int | slice] = [box[0], box[1]]
         index.insert(axis, int(position))
         centre = np.array([(part.start + part.stop) / 2 if isinstance(part, slice) else part for part in index])
         place = f"{'xyz'[axis]} = {(affine[:3, :3] @ centre + affine[:3, 3])[axis]:.0f} mm"
@@ -152,6 +154,6 @@ def draw_mosaic(axes: Axes, mosaic: Mosaic, scale: Scale) -> None:
     for row, column, text in mosaic.labels:
         axes.text(column + 0.5, row + 1 - 0.01, text, ha="center", va="bottom", fontsize=8.5, color="#e6edf3")
     if mosaic.labels:
-        style = {"va": "center", "fontsize": 9, "fontweight": "bold", "color": "#e6edf3"}
+        style: dict[str, Any] = {"va": "center", "fontsize": 9, "fontweight": "bold", "color": "#e6edf3"}
         axes.text(0.015, 0.5, mosaic.sides[0], ha="left", **style)
         axes.text(0.985, 0.5, mosaic.sides[1], ha="right", **style)

@@ -9,53 +9,69 @@ __all__ = ["describe_figure"]
 _PLOTS = {
     "timing": (
         "Events in time",
-        "A row a run: grey is what was acquired, colour is a trial, by condition. Look for runs that end before their last trials, for long gaps, "
+        "A row a run: grey is what was acquired, colour is a trial, by condition. Look for runs that end before their last trials, for "
+        "long gaps, "
         "and for conditions that stand in one run only: these cannot be cross-validated.",
     ),
     "trials": (
         "Trials and repeats",
-        "Left: how often conditions were shown; those shown once add nothing to cross-validation or to noise ceilings. Right: how onsets lie between "
-        "frames. All at zero means onsets locked to the scanner; an even spread means jitter; anything else is worth a check against the paradigm.",
+        "Left: how often conditions were shown; those shown once add nothing to cross-validation or to noise ceilings. Right: how "
+        "onsets lie between "
+        "frames. All at zero means onsets locked to the scanner; an even spread means jitter; anything else is worth a check against "
+        "the paradigm.",
     ),
     "hrf": (
         "Haemodynamic response functions",
-        "Left: the share of responsive units that chose each curve of the library, ordered from early to late; right: the curves in the same colours. A broad hump is normal. "
+        "Left: the share of responsive units that chose each curve of the library, ordered from early to late; right: the curves in "
+        "the same colours. A broad hump is normal. "
         "A pile-up at either end says that true responses are faster or slower than the library, or that onsets are shifted by a constant.",
     ),
     "pcs": (
         "Number of noise regressors",
-        "How much better repeats predict each other with more regressors taken out, and the number that was chosen. A rise that levels off is normal. A "
-        "curve that only falls means that there was no shared noise to remove, or too few repeats; one that still rises at its end asks for a larger --n-pcs.",
+        "How much better repeats predict each other with more regressors taken out, and the number that was chosen. A rise that levels "
+        "off is normal. A "
+        "curve that only falls means that there was no shared noise to remove, or too few repeats; one that still rises at its end "
+        "asks for a larger --n-pcs.",
     ),
     "fraction": (
         "Ridge fraction",
-        "How strongly responses were regularised, over units; small fractions mean strong shrinkage. Responsive units should sit further to the right than the rest. "
+        "How strongly responses were regularised, over units; small fractions mean strong shrinkage. Responsive units should sit "
+        "further to the right than the rest. "
         "All units at the smallest fraction means that repeats hardly agree.",
     ),
     "reliability": (
         "Odd-even reliability by model",
-        "Correlation over conditions of the responses in odd and in even runs; numbers are medians. Above the line are responsive units, below it all. Responsive units "
-        "should lie clearly to the right of zero, and further with each refinement of the model; all units together peak near zero when most of the brain does not respond.",
+        "Correlation over conditions of the responses in odd and in even runs; numbers are medians. Above the line are responsive "
+        "units, below it all. Responsive units "
+        "should lie clearly to the right of zero, and further with each refinement of the model; all units together peak near zero "
+        "when most of the brain does not respond.",
     ),
     "runs": (
         "Variance explained by run",
-        "Median, quartiles, and 5th and 95th percentile over responsive units. A run far below the others (in orange) points to motion, sleep, or events that "
+        "Median, quartiles, and 5th and 95th percentile over responsive units. A run far below the others (in orange) points to "
+        "motion, sleep, or events that "
         "do not belong to it.",
     ),
 }  # fmt: skip
 
 _MAPS = {
-    "rsquared": "Variance explained by the model, drifts taken out. Single-trial models have many regressors, so that R² is above zero everywhere; what counts is the contrast. "
-    "Expect it where the stimuli drive the brain; a rim around the brain or in the eyes speaks of motion.",
-    "noiseceiling": "Share of the variance of trial averages that is not noise: what a perfect model of the stimuli could explain. Expect it in the regions that the "
-    "stimuli drive, near zero elsewhere. A flat map means that repeats do not agree.",
+    "rsquared": (
+        "Variance explained by the model, drifts taken out. Single-trial models have many regressors, so that R² is above zero everywhere; "
+        "what counts is the contrast. Expect it where the stimuli drive the brain; a rim around the brain or in the eyes speaks of motion."
+    ),
+    "noiseceiling": (
+        "Share of the variance of trial averages that is not noise: what a perfect model of the stimuli could explain. Expect it in the "
+        "regions that the stimuli drive, near zero elsewhere. A flat map means that repeats do not agree."
+    ),
 }
 _ONOFF = (
-    "Variance explained by one regressor for all trials, with the assumed HRF. It selects the units that define noise and those that vote. Expect sensory areas to light up; "
+    "Variance explained by one regressor for all trials, with the assumed HRF. It selects the units that define noise and those that "
+    "vote. Expect sensory areas to light up; "
     "none at all points to wrong onsets or the wrong events."
 )
 _POOL = (
-    "Units whose time courses gave the noise regressors, and units that decided on their number. The pool should cover most of the brain but not the "
+    "Units whose time courses gave the noise regressors, and units that decided on their number. The pool should cover most of the "
+    "brain but not the "
     "regions that respond."
 )
 _HIDDEN = " Units below a twentieth of the scale (the line on the colour bar) are left grey."
@@ -72,6 +88,6 @@ def describe_figure(stat: str, desc: str) -> tuple[str, str, str]:
     if stat == "rsquared" and desc == "onoff":
         return "On/off R²", _ONOFF + _HIDDEN, "Map of the variance explained by the on/off model"
     if stat in _MAPS:
-        name = "R²" if stat == "rsquared" else "Noise ceiling"
-        return f"{name}: {model}", _MAPS[stat] + _HIDDEN, f"Map of {name}, {model}"
+        name, hidden = ("R²", "") if stat == "rsquared" else ("Noise ceiling", _HIDDEN)
+        return f"{name}: {model}", _MAPS[stat] + hidden, f"Map of {name}, {model}"
     return f"{stat} {desc}".strip(), "", f"Figure: {stat} {desc}".strip()

@@ -189,16 +189,20 @@ def _draw_design(fit: _Fit, at: Any) -> list[Path]:
     onset = trials["onset"].to_numpy(dtype=float)
     spans = [run.n_volumes * run.repetition_time for run in runs]
     names = [str(name) for name in trials["stim_id"]]
-    timing = draw.plot_raster(
-        spans, fit.run_index, onset, trials["duration"].to_numpy(dtype=float), names, [run.label for run in runs], at(".svg", "bold", desc="timing")
-    )  # fmt: skip
+    duration, labels = trials["duration"].to_numpy(dtype=float), [run.label for run in runs]
+    timing = draw.plot_raster(spans, fit.run_index, onset, duration, names, labels, at(".svg", "bold", desc="timing"))
     counts = trials["stim_id"].astype(str).value_counts(sort=False)
     tr = np.array([run.repetition_time for run in runs])[fit.run_index]
     start = np.array([run.start_time for run in runs])[fit.run_index]
     phase = np.mod(onset - start, tr)
     phase = np.where(tr - phase < 1e-3, 0.0, phase)  # a rounding error below the frame is on the frame
     longest = max((run.repetition_time for run in runs), default=1.0)
-    return [timing, draw.plot_onsets_and_repeats(dict(sorted(counts.items())), phase, longest, at(".svg", "bold", desc="trials"))]
+    return [
+        timing,
+        draw.plot_onsets_and_repeats(
+            {str(name): int(count) for name, count in sorted(counts.items(), key=str)}, phase, longest, at(".svg", "bold", desc="trials")
+        ),
+    ]
 
 
 def _draw_maps(fit: _Fit, space: Space, at: Any) -> list[Path]:
@@ -214,7 +218,7 @@ def _draw_maps(fit: _Fit, space: Space, at: Any) -> list[Path]:
     add(onoff, _percent_scale("On/off R² (%)", onoff), stat="rsquared", desc="onoff")
     for model in fit.models:
         rsquared, ceiling = fit.values(f"{model}_rsquared"), fit.values(f"noise_ceiling_{model}")
-        add(rsquared, _percent_scale("R² (%)", rsquared), stat="rsquared", desc=model)
+        add(rsquared, _contrast_scale("R² (%)", rsquared), stat="rsquared", desc=model)
         add(ceiling, _percent_scale("Noise ceiling (%)", ceiling), stat="noiseceiling", desc=model)
     pool, voters = fit.array("noise_pool"), fit.array("pc_voxels")
     if pool is not None and voters is not None and np.any(pool):
@@ -227,6 +231,13 @@ def _draw_maps(fit: _Fit, space: Space, at: Any) -> list[Path]:
 def _percent_scale(label: str, values: NDArray[np.float64] | None) -> draw.Scale:
     high = 1.0 if values is None else draw.robust_limit(values, most=100.0)
     return draw.Scale(label, 0.0, high, floor=0.05 * high, start=0.18)
+
+
+def _contrast_scale(label: str, values: NDArray[np.float64] | None) -> draw.Scale:
+    """From the lowest to the highest values: single trials explain much of any unit's variance, so that zero is far away."""
+    finite = np.empty(0) if values is None else values[np.isfinite(values)]
+    low = float(np.floor(np.percentile(finite, 2))) if finite.size else 0.0
+    return draw.Scale(label, max(0.0, low), draw.robust_limit(finite, most=100.0), start=0.1)
 
 
 def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
@@ -247,10 +258,15 @@ def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
         note = "" if fit.summary.get("n_pcs_cross_validated", True) else " (as set, not cross-validated)"
         figures.append(
             draw.plot_curve(
-                np.arange(len(curve)), np.asarray(curve) - curve[0], at(".svg", "bold", desc="pcs"), chosen=float(fit.summary["n_pcs"]), note=note,
-                xlabel="Noise regressors", ylabel="Gain in prediction of repeats\n(sum of squared z-scores)",
+                np.arange(len(curve)),
+                np.asarray(curve) - curve[0],
+                at(".svg", "bold", desc="pcs"),
+                chosen=float(fit.summary["n_pcs"]),
+                note=note,
+                xlabel="Noise regressors",
+                ylabel="Gain in prediction of repeats\n(sum of squared z-scores)",
             )
-        )  # fmt: skip
+        )
     fraction = fit.values("fraction")
     if fraction is not None and np.isfinite(fraction).any():
         levels = np.array(sorted(set(fit.summary.get("fractions") or settings.fractions)))

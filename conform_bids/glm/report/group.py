@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key
@@ -61,7 +65,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     Returns
     -------
     list of Path
-        Table, page, and the figure (which stands beside them, absent without any fit).
+        Table and page.
     """
     output_dir = Path(output_dir)
     fits, problems = find_numbers(output_dir, sorted(participants, key=natural_key))
@@ -69,29 +73,23 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     paths = [output_dir / "group_glm.tsv", output_dir / "group_glm.html"]
     write_tsv(table, paths[0])
     items: list[Item] = []
-    figure = _draw(table, output_dir / "group_glm.svg")
-    if figure is None:
+    if not fits:
         items.append(Note("No participant has results in the output folder."))
-    else:
-        caption = (
-            "A dot a fit; bar: quartiles, line: median. Dots beyond one and a half times the range between the quartiles are orange and named: look at those participants' "
-            "reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
-        )
-        items.append(Figure(figure, caption, "Strip plots of each measure over participants", "Distribution over participants"))
-        paths.append(figure)
-    missing = [label for label in participants if label not in {fit.entities["sub"] for fit in fits}]
-    if missing:
-        items.append(Note(f"Without results: {', '.join(f'sub-{label}' for label in missing)}."))
-    methods = describe_methods(settings, version_in(about))
-    references = Section("References", "references", [References(methods.keys)])
-    sections = [
-        Section("Overview", "overview", items),
-        Section("Table", "table", [_html_table(table, output_dir)]),
-        Section("Methods", "methods", [Text(methods.text), references]),
-    ]
-    n_people = len({fit.entities["sub"] for fit in fits})
-    subtitle = f"conform-glm: {len(fits)} fits of {n_people} participants"
-    write_page(paths[1], title="Group report", subtitle=subtitle, sections=sections, about=about, errors=problems)
+    with TemporaryDirectory() as folder:
+        items += _figures(table, Path(folder))
+        missing = [label for label in participants if label not in {fit.entities["sub"] for fit in fits}]
+        if missing:
+            items.append(Note(f"Without results: {', '.join(f'sub-{label}' for label in missing)}."))
+        methods = describe_methods(settings, version_in(about))
+        references = Section("References", "references", [References(methods.keys)])
+        sections = [
+            Section("Overview", "overview", items),
+            Section("Table", "table", [_html_table(table, output_dir)]),
+            Section("Methods", "methods", [Text(methods.text), references]),
+        ]
+        n_people = len({fit.entities["sub"] for fit in fits})
+        subtitle = f"conform-glm: {len(fits)} fits of {n_people} participants"
+        write_page(paths[1], title="Group report", subtitle=subtitle, sections=sections, about=about, errors=problems)
     return paths
 
 
@@ -122,22 +120,37 @@ def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
-def _draw(table: pd.DataFrame, path: Path) -> Path | None:
-    import pandas as pd
+_CAPTION = (
+    "A dot a fit; bar: quartiles, line: median. Dots beyond one and a half times the range between the quartiles are orange and named: "
+    "look at those participants' reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
+)
 
+
+def _figures(table: pd.DataFrame, folder: Path) -> list[Figure]:
+    """Strip plots, one figure for each task and space, as these are not to be compared with one another."""
     from conform_bids.report.figures import plot_strips
 
-    if table.empty:
-        return None
+    figures = []
+    for number, ((task, space), rows) in enumerate(table.groupby(["task_id", "space_label"], sort=True)):
+        if len(rows) < 2:
+            continue  # a single dot says no more than the table
+        labels = [" ".join(str(row[key]) for key in ("participant_id", "session_id") if row[key] != "n/a") for _, row in rows.iterrows()]
+        path = plot_strips(_columns(rows), labels, folder / f"{number}.svg")
+        figures.append(Figure(path, _CAPTION, f"Strip plots of each measure over participants, task {task}", f"Task {task}, space {space}"))
+    return figures
+
+
+def _columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Measures that are drawn, by title; those that a quarter of the fits has at least."""
+    import pandas as pd
+
     titles = dict(_PLAIN)
-    for column in table.columns:
+    for column in rows.columns:
         for metric, title in _BY_MODEL.items():
             if column.startswith(f"{metric}_responsive_"):
                 titles[column] = f"{title}, responsive\n{column.removeprefix(f'{metric}_responsive_')}"
-    shown = {title: pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float) for column, title in titles.items()}
-    shown = {title: values for title, values in shown.items() if (values == values).any()}
-    labels = [" ".join(str(row[key]) for key in ("participant_id", "session_id") if row[key] != "n/a") for _, row in table.iterrows()]
-    return plot_strips(shown, labels, path)
+    shown = {title: pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=float) for column, title in titles.items()}
+    return {title: values for title, values in shown.items() if np.isfinite(values).sum() >= max(1, len(values) / 4)}
 
 
 def _html_table(table: pd.DataFrame, output_dir: Path) -> Table:

@@ -71,9 +71,9 @@ def write_numbers(numbers: FitNumbers, output_dir: Path) -> list[Path]:
 
     path = output_dir / metrics_path(numbers.entities)
     rows = [
-        {"metric": metric, "model": model or "n/a", "value": f"{value:.6g}" if math.isfinite(value) else "n/a", "units": numbers.units.get(metric, "n/a")}
+        (metric, model or "n/a", f"{value:.6g}" if math.isfinite(value) else "n/a", numbers.units.get(metric, "n/a"))
         for (metric, model), value in numbers.values.items()
-    ]  # fmt: skip
+    ]
     write_tsv(pd.DataFrame(rows, columns=list(_COLUMNS)), path)
     fields: dict[str, Any] = {"Description": "Numbers of the fit that the report shows."}
     fields |= {name: {"Description": text} for name, text in _COLUMNS.items()}

@@ -39,7 +39,8 @@ class _Fit:
     @property
     def title(self) -> str:
         parts = [f"{_NAMES.get(key, key)} {label}" for key, label in self.entities.items() if key not in ("sub", *_SPACE_KEYS)]
-        return " · ".join([*parts, self.space]).capitalize().replace(self.space.capitalize(), self.space)
+        title = " · ".join([*parts, self.space])
+        return title[0].upper() + title[1:]
 
     @property
     def space(self) -> str:
@@ -185,25 +186,25 @@ def _fit_section(fit: _Fit, first: _Fit) -> Section:
     else:
         items += [_facts(fit), *(Note(note) for note in fit.numbers.notes)]
     if first is fit:
-        design = _section("Design and timing", f"{anchor}-design", _figures(fit, [("", desc) for desc in _DESIGN]))
-        runs = _runs_table(fit)
-        design = Section(design.title, design.anchor, [*design.items, *([runs] if runs else [])])
+        figures, runs = _figures(fit, [("", desc) for desc in _DESIGN]), _runs_table(fit)
+        design = Section("Design and timing", f"{anchor}-design", [*figures, *([runs] if runs else [])])
     else:
         design = Section("Design and timing", f"{anchor}-design", [Text(f"As for {first.title}: the runs are the same.")])
     known = {("", desc) for desc in (*_DESIGN, *_CHOICES, *_QUALITY)}
     maps = sorted((key for key in fit.figures if key not in known), key=_map_order)
+    # The figures tell which models there are where the numbers are missing.
+    best = fit.best or next((model for model in reversed(MODELS) if any(desc == model for _, desc in maps)), "")
+    shown = [key for key in maps if key[1] in ("onoff", best)] or [("rsquared", "onoff")]
+    others = _figures(fit, [key for key in maps if key not in shown])
+    more = [Section("Maps of the other models", f"{anchor}-othermaps", others, folded=True)] if others else []
     parts = [
         design,
-        _section("Maps", f"{anchor}-maps", _figures(fit, maps or [("rsquared", "onoff")])),
-        _section("What was chosen", f"{anchor}-choices", _figures(fit, [("", desc) for desc in _CHOICES if ("", desc) in fit.figures])),
+        Section("Maps", f"{anchor}-maps", [*_figures(fit, shown), *more]),
+        Section("What was chosen", f"{anchor}-choices", _figures(fit, [("", desc) for desc in _CHOICES if ("", desc) in fit.figures])),
         Section("Reliability", f"{anchor}-reliability", _reliability(fit)),
         Section("What was set aside", f"{anchor}-aside", _set_aside(fit)),
     ]
     return Section(fit.title, anchor, [*items, *(part for part in parts if part.items)])
-
-
-def _section(title: str, anchor: str, figures: Sequence[Figure]) -> Section:
-    return Section(title, anchor, list(figures))
 
 
 def _map_order(key: tuple[str, str]) -> tuple[int, int, str, str]:
@@ -243,7 +244,7 @@ def _runs_table(fit: _Fit) -> Table | None:
     if fit.numbers is None or not fit.numbers.runs:
         return None
     keys = ("Label", "Volumes", "RepetitionTime", "StartTime", "Trials")
-    rows = [[run.get(key, "n/a") for key in keys] for run in fit.numbers.runs]
+    rows: list[list[str | float | int]] = [[run.get(key, "n/a") for key in keys] for run in fit.numbers.runs]
     return Table(("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials"), rows)
 
 
@@ -254,14 +255,14 @@ def _reliability(fit: _Fit) -> list[Item]:
     if ("", "reliability") not in fit.figures:
         items.insert(0, Note("Odd-even reliability could not be computed: it needs three conditions or more in both odd and even runs."))
     metrics = ("median_rsquared", "median_noise_ceiling", "median_odd_even_r")
-    rows = []
+    rows: list[list[str | float]] = []
     for model in fit.numbers.models:
         values = [fit.get(f"{metric}{subset}", model) for metric in metrics for subset in ("", "_responsive")]
         rows.append([model, *values])
     columns = ("Model", "R² (%)", "responsive", "Noise ceiling (%)", "responsive", "Odd-even r", "responsive")
     caption = (
-        "Medians over all units that were fitted, and over responsive ones: those whose on/off R² exceeds the threshold of the vote on noise regressors "
-        f"({fit.get('pcs_threshold'):.3g} %), or the best twentieth where few do."
+        "Medians over all units that were fitted, and over responsive ones: those whose on/off R² exceeds the threshold of the vote on "
+        f"noise regressors ({fit.get('pcs_threshold'):.3g} %), or the best twentieth where few do."
     )
     return [*items, Table(columns, rows, caption)]
 

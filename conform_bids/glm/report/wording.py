@@ -20,9 +20,7 @@ def describe_methods(settings: GLMSettings, version: str) -> Methods:
 
     Returns
     -------
-
-    Methods
-    -------
+    text : Methods
         Markdown with ``[@key]`` citations, and the keys.
     """
     parts = [_overview(settings, version), _design(settings), *_models(settings), _quality(settings), _software()]
@@ -35,13 +33,16 @@ methods = describe_methods
 def _overview(settings: GLMSettings, version: str) -> str:
     engine = " with the GLMsingle package itself" if settings.engine == "glmsingle" else ""
     text = (
-        f"Single-trial responses were estimated with conform-glm {version}{engine}, a BIDS-App [@gorgolewski2016bids; @gorgolewski2017bidsapps], "
+        f"Single-trial responses were estimated with conform-glm {version}{engine}, a BIDS-App [@gorgolewski2016bids; "
+        "@gorgolewski2017bidsapps], "
         "from functional MRI data preprocessed by fMRIPrep [@esteban2019fmriprep], following the GLMsingle method [@prince2022glmsingle]."
     )
     if settings.compat == "glmsingle":
         text += " Computations followed the reference implementation number for number."
     scope = {
-        "auto": "Runs were fitted together by session where every session repeated conditions across its runs, and by participant otherwise.",
+        "auto": (
+            "Runs were fitted together by session where every session repeated conditions across its runs, and by participant otherwise."
+        ),
         "session": "The runs of a session were fitted together.",
         "subject": "All runs of a participant were fitted together.",
     }
@@ -60,7 +61,10 @@ def _design(settings: GLMSettings) -> str:
     if settings.compat == "glmsingle":
         text += f" Onsets were rounded to the nearest volume, and convolved with {lasting} and a haemodynamic response function (HRF)."
     else:
-        text += f" Each trial was modelled by {lasting} at its exact onset, relative to the acquisition, convolved with a haemodynamic response function (HRF)."
+        text += (
+            f" Each trial was modelled by {lasting} at its exact onset, relative to the acquisition, convolved with a haemodynamic "
+            "response function (HRF)."
+        )
     degree = settings.polynomial_degree
     drift = f"of degree {degree}" if degree is not None else "whose degree was half the run's minutes, rounded"
     text += f" Slow drifts were modelled in each run by polynomials {drift}."
@@ -83,7 +87,8 @@ def _models(settings: GLMSettings) -> list[str]:
             else "by ordinary least squares"
         )
         parts.append(
-            f"**fithrf**: for each unit the HRF that explains most variance was chosen from {_library(settings)}; responses were estimated {how}."
+            f"**fithrf**: for each unit the HRF that explains most variance was chosen from {_library(settings)}; responses were "
+            f"estimated {how}."
         )
     if {"fithrfdenoise", "fithrfdenoiserr"} & set(settings.model):
         parts.append(_denoising(settings))
@@ -106,7 +111,8 @@ def _denoising(settings: GLMSettings) -> str:
         else "an on/off R² below a threshold found by a mixture of two Gaussians"
     )
     text = (
-        f"{names}:{hrf} Noise regressors were derived as in GLMdenoise [@kay2013glmdenoise]: principal components of the time courses of units with {pool} "
+        f"{names}:{hrf} Noise regressors were derived as in GLMdenoise [@kay2013glmdenoise]: principal components of the time courses "
+        f"of units with {pool} "
         f"and a mean intensity above {fraction:g} of its {percentile:g}th percentile."
     )
     if settings.pcs_stop <= 0:
@@ -132,15 +138,20 @@ def _ridge(settings: GLMSettings) -> str:
 def _quality(settings: GLMSettings) -> str:
     units = "in percent of the unit's mean signal" if settings.units == "percent" else "in the units of the BOLD series"
     return (
-        f"Responses are {units}. The noise ceiling is the share of the variance of trial averages that is not due to variation over repeats, "
-        "responses being standardised within each session [@allen2022nsd]. Odd-even reliability is the correlation over conditions between the averages of "
+        f"Responses are {units}. The noise ceiling is the share of the variance of trial averages that is not due to variation over "
+        "repeats, "
+        "responses being standardised within each session [@allen2022nsd]. Odd-even reliability is the correlation over conditions "
+        "between the averages of "
         "odd and of even runs. Units that were constant, empty or not finite in a run were set aside."
     )
 
 
 def _software() -> str:
     return (
-        "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with NiBabel "
-        "[@brett2024nibabel], computed with NumPy [@harris2020numpy], SciPy [@virtanen2020scipy] and PyTorch [@paszke2019pytorch], and drawn with "
-        "Matplotlib [@hunter2007matplotlib], with meshes from Nilearn [@nilearn]. Surface data are in the formats GIFTI and CIFTI [@glasser2013]."
+        "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written "
+        "with NiBabel "
+        "[@brett2024nibabel], computed with NumPy [@harris2020numpy], SciPy [@virtanen2020scipy] and PyTorch [@paszke2019pytorch], and "
+        "drawn with "
+        "Matplotlib [@hunter2007matplotlib], with meshes from Nilearn [@nilearn]. Surface data are in the formats GIFTI and CIFTI "
+        "[@glasser2013]."
     )
