@@ -24,6 +24,8 @@ __all__ = ["plan_participant"]
 
 BASE_GB = 0.9
 """Python, torch and nibabel."""
+SLOPPY_PCS, SLOPPY_FRACTIONS = 2, (1.0, 0.6, 0.2)
+SLOPPY_NOTE = "Made with --sloppy, with few noise regressors and ridge fractions to choose from: not for use."
 
 
 def plan_participant(
@@ -55,7 +57,7 @@ def plan_participant(
             series.append(found)
     if not series:
         raise MissingInputError(f"sub-{participant}: no run has events, so there is nothing to fit")
-    planner = _Planner(dataset, settings, resources, output_dir)
+    planner = _Planner(dataset, _sloppy(settings) if resources.sloppy else settings, resources, output_dir)
     jobs: list[Plan] = []
     for group in _group(series).values():
         jobs += planner.plan_task(participant, group, warnings)
@@ -175,6 +177,7 @@ class _Planner:
         check_repetition_times(runs)
         table = build_trials(runs, self.settings)
         models, notes = choose_models(self.settings, table, runs)
+        notes = (SLOPPY_NOTE, *notes) if self.resources.sloppy else notes
         warnings += [f"{self._label(draft.entities)}: {note}" for note in notes]
         plan = replace(
             draft,
@@ -188,6 +191,12 @@ class _Planner:
     @staticmethod
     def _label(entities: dict[str, str]) -> str:
         return "_".join(f"{key}-{label}" for key, label in _ordered(entities).items())
+
+
+def _sloppy(settings: GLMSettings) -> GLMSettings:
+    """Few noise regressors and ridge fractions to choose from: fast, for a test of an installation."""
+    fractions = settings.fractions if len(settings.fractions) <= len(SLOPPY_FRACTIONS) else SLOPPY_FRACTIONS
+    return replace(settings, n_pcs=min(settings.n_pcs, SLOPPY_PCS), fractions=fractions)
 
 
 def _start_time(found: BoldSeries) -> tuple[float, str | None]:
