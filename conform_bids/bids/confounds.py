@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
-__all__ = ["mean_framewise_displacement", "read_confounds"]
+__all__ = ["count_rows", "mean_framewise_displacement", "read_confounds"]
 
 
 def read_confounds(path: str | Path, patterns: Sequence[str], n_volumes: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -71,6 +71,14 @@ def _column(path: Path, name: str, cells: Sequence[str | None], lines: Sequence[
         raise UnusableInputError(f"{path}:{lines[present[0] + gaps[0]]}: {name} is missing in the middle of the run")
     values[: present[0]] = values[present].mean()
     return values
+
+
+def count_rows(path: str | Path) -> int | None:
+    """Rows of a table of confounds; None where it cannot be read."""
+    try:
+        return len(read_tsv(path))
+    except ConformError:
+        return None
 
 
 def mean_framewise_displacement(path: str | Path) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.bids.confounds import read_confounds
+from conform_bids.bids.confounds import count_rows, read_confounds
 from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library, read_hrf_table
 from conform_bids.bids.images import describe_bold, read_bold, read_space
@@ -111,7 +111,15 @@ def _with_timing(run: PlannedRun) -> PlannedRun:
     repetition_time = run.repetition_time or header.repetition_time_s
     if not repetition_time:
         raise UnusableInputError(f"{run.bold[0]}: neither its sidecar nor its header gives the repetition time")
+    _check_length(run, header.n_volumes)
     return replace(run, n_volumes=header.n_volumes, repetition_time=repetition_time)
+
+
+def _check_length(run: PlannedRun, n_volumes: int) -> None:
+    """Hold a run's length against its confounds, used or not: a series that lost volumes looks sound otherwise."""
+    rows = None if run.confounds is None else count_rows(run.confounds)
+    if rows is not None and rows != n_volumes:
+        raise UnusableInputError(f"{run.bold[0]}: {n_volumes} volumes, but {run.confounds} has {rows} rows; one of them is not whole")
 
 
 def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> tuple[Design, tuple[tuple[str, ...], ...]]:

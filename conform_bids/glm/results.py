@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.bids.derivatives import write_json
+from conform_bids.errors import UnusableInputError
 from conform_bids.glm.engine_glmsingle import fit_with_glmsingle
 from conform_bids.glm.files import Plan
 from conform_bids.glm.load import LoadedFit, hrf_libraries
@@ -64,6 +65,11 @@ def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute)
     -------
     list of Path
         ``summary.json`` and one ``.npy`` an array (see docs, "how it is built").
+
+    Raises
+    ------
+    UnusableInputError
+        When no unit can be fitted, naming the run that is to blame.
     """
     store = _Store(folder)
     library, assumed = hrf_libraries(plan, loaded.design.tr)
@@ -74,10 +80,22 @@ def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute)
             store.put(f"{name}_betas", model.betas)
     else:
         result = fit_models(loaded.runs, loaded.design, library, assumed, options, compute, store.allocate)
+    if not result.valid.any():
+        raise UnusableInputError(_why_nothing_is_left(plan, loaded))
     _store_arrays(store, plan, loaded, result)
     _store_curves(store, plan, loaded)
     write_json(_summary(plan, loaded, result, library.names), folder / "summary.json")
     return [*sorted(folder.glob("*.npy")), folder / "summary.json"]
+
+
+def _why_nothing_is_left(plan: Plan, loaded: LoadedFit) -> str:
+    """Name the run without a usable unit; there may be none, where each run lacks others."""
+    for run, values in zip(plan.runs, loaded.runs, strict=True):
+        with np.errstate(invalid="ignore"):
+            usable = np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)
+        if not usable.any():
+            return f"{run.bold[0]}: nothing to fit, as every unit is constant, empty or not finite"
+    return f"{plan.runs[0].bold[0]}: nothing to fit, as no unit is usable in every run of the fit"
 
 
 def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResult) -> None:
