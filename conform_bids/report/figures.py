@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conform_bids.report.designs import plot_onsets_and_repeats, plot_raster
 from conform_bids.report.maps import has_mesh, plot_map
 from conform_bids.report.plots import (
     plot_boxes,
@@ -9,8 +10,6 @@ from conform_bids.report.plots import (
     plot_curves_by_share,
     plot_distributions,
     plot_histogram,
-    plot_onsets_and_repeats,
-    plot_raster,
     plot_strips,
 )
 from conform_bids.report.scales import Scale, robust_limit
