@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build_workflows", "write_graphs"]
 
-SAVE_NODE = "save"
+WRITING_NODES = ("save", "figures")
+"""Nodes that write to the output folder; every app's workflow has the first."""
 
 
 def build_workflows(app: App, config: RunConfig, plan: RunPlan) -> tuple[dict[str, Any], dict[str, ParticipantFailure]]:
@@ -54,11 +55,13 @@ def build_workflows(app: App, config: RunConfig, plan: RunPlan) -> tuple[dict[st
 
 def _job_workflow(workflow: Any, job: Job, output_dir: Path) -> Any:
     """Have the job save again when one of its outputs is gone: Nipype's cache knows the work folder only."""
-    save = workflow.get_node(SAVE_NODE)
-    if save is None:
-        raise TypeError(f"the workflow of {job.name} has no node {SAVE_NODE!r}")
+    nodes = [workflow.get_node(name) for name in WRITING_NODES]
+    if nodes[0] is None:
+        raise TypeError(f"the workflow of {job.name} has no node {WRITING_NODES[0]!r}")
     if not all((output_dir / output).exists() for output in job.outputs):
-        save.overwrite = True
+        for node in nodes:
+            if node is not None:
+                node.overwrite = True
     return workflow
 
 

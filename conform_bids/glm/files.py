@@ -14,7 +14,18 @@ from conform_bids.bids.names import build_name, clean_label, relative_path
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.options import from_mapping, to_mapping
 
-__all__ = ["DENOISED_MODELS", "HRF_MODELS", "MapOutput", "Plan", "PlannedRun", "TableOutput", "output_maps", "output_tables"]
+__all__ = [
+    "DENOISED_MODELS",
+    "HRF_MODELS",
+    "MapOutput",
+    "Plan",
+    "PlannedRun",
+    "TableOutput",
+    "metrics_path",
+    "output_maps",
+    "output_tables",
+    "sidecar_of",
+]
 
 HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr")
 DENOISED_MODELS = ("fithrfdenoise", "fithrfdenoiserr")
@@ -133,7 +144,8 @@ class Plan:
             names += [*row.paths, *(sidecar_of(path) for path in row.paths)]
         for table in output_tables(self):
             names += [table.path] + ([sidecar_of(table.path)] if table.with_sidecar else [])
-        return tuple(dict.fromkeys(names))
+        numbers = metrics_path(self.entities)
+        return tuple(dict.fromkeys([*names, numbers, sidecar_of(numbers)]))
 
     def summary(self) -> Sequence[str]:
         """What ``--dry-run`` prints."""
@@ -222,6 +234,11 @@ class TableOutput:
     with_sidecar: bool = True
     model: str | None = None
     run: int | None = None
+
+
+def metrics_path(entities: Mapping[str, str]) -> str:
+    """Name of the table of a fit's numbers, which is drawn up with the figures, relative to the output folder."""
+    return relative_path({**entities, "desc": "glm"}, "metrics", ".tsv")
 
 
 def sidecar_of(path: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.bids.derivatives import write_json, write_tsv
-from conform_bids.bids.names import parse_name, relative_path
+from conform_bids.bids.names import parse_name
 from conform_bids.bids.sidecars import read_json, sidecar
 from conform_bids.errors import UnusableInputError
+from conform_bids.glm.files import metrics_path
 
 __all__ = ["FitNumbers", "find_numbers", "metrics_path", "read_numbers", "write_numbers"]
 
@@ -58,11 +59,6 @@ class FitNumbers:
     def models(self) -> tuple[str, ...]:
         """Models in the order of the table."""
         return tuple(dict.fromkeys(model for _, model in self.values if model))
-
-
-def metrics_path(entities: Mapping[str, str]) -> str:
-    """Name of the table of a fit, relative to the output folder; its sidecar differs in the extension alone."""
-    return relative_path({**entities, "desc": "glm"}, "metrics", ".tsv")
 
 
 def write_numbers(numbers: FitNumbers, output_dir: Path) -> list[Path]:
