@@ -81,13 +81,10 @@ def build_config(
     ----------
     app : str
         The app's short name.
-    settings_class : type
-        Its settings.
-    levels : tuple of str
-        The levels that it has.
+    settings_class, levels
+        Its settings, and the levels that it has.
     sections
-        ``run``, ``bids``, ``execution``, ``settings`` (as in the TOML file) and ``actions``; all may be absent but
-        bids_dir, output_dir and levels in ``run``.
+        Those of the TOML file, and ``actions``; bids_dir, output_dir and levels in ``run`` are needed.
 
     Raises
     ------
