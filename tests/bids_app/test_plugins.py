@@ -69,6 +69,7 @@ def test_a_worker_is_used_again_and_replaced_when_it_died_idle(plugin: Any, tmp_
     assert second.result.outputs.pid == pid != os.getpid()
     assert (first.result.outputs.threads, first.result.outputs.quiet) == ("3", "1")
     os.kill(pid, signal.SIGKILL)
+    plugin._idle[0].process.join(20)  # a worker that dies while it is given a node fails that node
     assert wait_for(plugin, plugin._submit_job(third))["traceback"] is None
     assert third.result.outputs.pid != pid
 
