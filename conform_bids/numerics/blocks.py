@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["block_size", "index_blocks", "unit_blocks"]
+__all__ = ["block_size", "index_blocks", "unit_blocks", "value_blocks"]
 
 
 def block_size(bytes_per_unit: float, budget_bytes: float, *, smallest: int = 64, largest: int = 8192) -> int:
@@ -33,3 +33,8 @@ def index_blocks(index: npt.NDArray[np.intp], size: int) -> Iterator[npt.NDArray
     """Consecutive parts of an index array, of at most ``size`` units each."""
     for block in unit_blocks(len(index), size):
         yield index[block]
+
+
+def value_blocks(n_rows: int, n_units: int, values: int = 2_000_000) -> Iterator[slice]:
+    """Blocks of units of an (n_rows, n_units) array that hold about ``values`` values each (16 MB in float64)."""
+    return unit_blocks(n_units, max(1, values // max(1, n_rows)))

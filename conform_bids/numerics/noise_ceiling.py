@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from conform_bids.numerics.scores import unit_blocks
+from conform_bids.numerics.blocks import value_blocks
 
 __all__ = ["noise_ceiling", "noise_ceiling_snr", "snr_to_ceiling"]
 
@@ -115,7 +115,7 @@ def noise_ceiling_snr(betas: NDArray[np.floating], condition: ArrayLike, session
         return ncsnr
     signal_weight = _signal_weight(code, session_code)
     order, starts = np.argsort(code, kind="stable"), np.r_[0, np.cumsum(counts)[:-1]]
-    for block in unit_blocks(betas.shape[0], betas.shape[1]):
+    for block in value_blocks(betas.shape[0], betas.shape[1]):
         rows = np.array(betas[:, block], dtype=np.float64)
         total_freedom = _standardise(rows, session_code, scale=sessions is not None)
         rows = rows[order]

@@ -6,33 +6,12 @@ never copied as a whole and a result does not depend on the block size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["condition_means", "correlate_columns", "odd_even_reliability", "unit_blocks"]
+from conform_bids.numerics.blocks import value_blocks
 
-_BLOCK_VALUES = 2_000_000
-"""Values of one block (16 MB in float64)."""
-
-
-def unit_blocks(n_rows: int, n_units: int) -> Iterator[slice]:
-    """Cut the units into consecutive blocks of about 16 MB of float64 values.
-
-    Parameters
-    ----------
-    n_rows, n_units : int
-        Shape of the array that is walked over.
-
-    Yields
-    ------
-    slice
-        Slice along the units' axis.
-    """
-    width = max(1, _BLOCK_VALUES // max(1, n_rows))
-    for start in range(0, n_units, width):
-        yield slice(start, min(start + width, n_units))
+__all__ = ["condition_means", "correlate_columns", "odd_even_reliability"]
 
 
 def correlate_columns(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -59,7 +38,7 @@ def correlate_columns(first: NDArray[np.floating], second: NDArray[np.floating])
     correlation = np.full(n_units, np.nan)
     if n_rows < 2:
         return correlation
-    for block in unit_blocks(2 * n_rows, n_units):
+    for block in value_blocks(2 * n_rows, n_units):
         a, norm_a = _centre(first[:, block])
         b, norm_b = _centre(second[:, block])
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,7 +88,7 @@ def condition_means(betas: NDArray[np.floating], condition: ArrayLike) -> tuple[
     means = np.empty((len(labels), betas.shape[1]))
     if not len(labels):
         return means, labels, counts
-    for block in unit_blocks(betas.shape[0], betas.shape[1]):
+    for block in value_blocks(betas.shape[0], betas.shape[1]):
         rows = np.asarray(betas[:, block])[order].astype(np.float64, copy=False)
         means[:, block] = np.add.reduceat(rows, starts, axis=0) / counts[:, None]
     return means, labels, counts
@@ -159,7 +138,7 @@ def odd_even_reliability(
     kept = np.isin(conditions, shared)
     first, second = np.flatnonzero(kept & half), np.flatnonzero(kept & ~half)
     reliability = np.empty(betas.shape[1])
-    for block in unit_blocks(betas.shape[0], betas.shape[1]):
+    for block in value_blocks(betas.shape[0], betas.shape[1]):
         rows = np.asarray(betas[:, block])
         means = [condition_means(rows[trials], conditions[trials])[0] for trials in (first, second)]
         reliability[block] = correlate_columns(*means)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform_bids.numerics import scores
-from conform_bids.numerics.scores import condition_means, correlate_columns, odd_even_reliability, unit_blocks
+from conform_bids.numerics.blocks import value_blocks
+from conform_bids.numerics.scores import condition_means, correlate_columns, odd_even_reliability
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -78,5 +79,5 @@ def test_mismatched_shapes_are_refused():
 
 
 def test_blocks_cover_every_unit_once():
-    covered = np.concatenate([np.arange(1_000_003)[block] for block in unit_blocks(500, 1_000_003)])
+    covered = np.concatenate([np.arange(1_000_003)[block] for block in value_blocks(500, 1_000_003)])
     np.testing.assert_array_equal(covered, np.arange(1_000_003))
