@@ -154,7 +154,7 @@ def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOut
     content: dict[str, Any]
     if table.key == "trials":
         write_trials(loaded.trials, path)
-        content = {**TRIALS_DESCRIPTION, **_common_fields(plan), "Sources": _sources(plan)}
+        content = {**TRIALS_DESCRIPTION, **_common_fields(plan)}
     elif table.key == "stimuli":
         _merge_stimuli(plan, stimuli, path)
         content = dict(STIMULI_DESCRIPTION)
@@ -163,7 +163,10 @@ def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOut
         write_tsv(frame, path)
         content |= _common_fields(plan)
     side = plan.output_dir / sidecar_of(table.path)
-    write_json(content, side)
+    name = parse_name(table.path)
+    sources = () if table.key == "stimuli" else _sources(plan) if table.run is None else plan.runs[table.run].sources
+    # a table whose name has a space or a density needs the keys that BIDS demands with them
+    write_json(sidecar(name.entities, name.suffix, name.extension, sources=sources, fields=content), side)
     return [path, side]
 
 
