@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 __all__ = ["block_size", "index_blocks", "unit_blocks", "value_blocks"]
 
+BLOCK_VALUES = 2_000_000
+"""Values of a block where nothing but its size counts."""
+
 
 def block_size(bytes_per_unit: float, budget_bytes: float, *, smallest: int = 64, largest: int = 8192) -> int:
     """Units a block, such that ``bytes_per_unit`` times it stays within the budget.
@@ -35,6 +38,6 @@ def index_blocks(index: npt.NDArray[np.intp], size: int) -> Iterator[npt.NDArray
         yield index[block]
 
 
-def value_blocks(n_rows: int, n_units: int, values: int = 2_000_000) -> Iterator[slice]:
-    """Blocks of units of an (n_rows, n_units) array that hold about ``values`` values each (16 MB in float64)."""
-    return unit_blocks(n_units, max(1, values // max(1, n_rows)))
+def value_blocks(n_rows: int, n_units: int) -> Iterator[slice]:
+    """Blocks of units of an (n_rows, n_units) array that hold about 16 MB of float64 values each."""
+    return unit_blocks(n_units, max(1, BLOCK_VALUES // max(1, n_rows)))

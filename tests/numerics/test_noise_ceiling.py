@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform_bids.numerics import noise_ceiling as module
-from conform_bids.numerics import scores
+from conform_bids.numerics import blocks
 from conform_bids.numerics.noise_ceiling import noise_ceiling, noise_ceiling_snr, snr_to_ceiling
 
 
@@ -101,7 +101,7 @@ def test_order_scale_and_blocks_do_not_matter(seed, monkeypatch):
     expected = noise_ceiling(betas, condition)
     order = rng.permutation(60)
     np.testing.assert_allclose(noise_ceiling(betas[order] * np.float32(-64), condition[order]), expected, rtol=1e-6)
-    monkeypatch.setattr(scores, "_BLOCK_VALUES", 200)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 200)
     np.testing.assert_allclose(noise_ceiling(betas, condition), expected, rtol=1e-12)
 
 

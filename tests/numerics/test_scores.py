@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conform_bids.numerics import scores
+from conform_bids.numerics import blocks
 from conform_bids.numerics.blocks import value_blocks
 from conform_bids.numerics.scores import condition_means, correlate_columns, odd_even_reliability
 
@@ -58,7 +58,7 @@ def test_reliability_by_definition_and_in_blocks(monkeypatch):
     halves = [condition_means(betas[kept & (run % 2 == half)], condition[kept & (run % 2 == half)])[0] for half in (0, 1)]
     expected = [np.corrcoef(halves[0][:, unit], halves[1][:, unit])[0, 1] for unit in range(6)]
     np.testing.assert_allclose(odd_even_reliability(betas, condition, run), expected, rtol=1e-9)
-    monkeypatch.setattr(scores, "_BLOCK_VALUES", 50)
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 50)
     np.testing.assert_allclose(odd_even_reliability(betas, condition, run), expected, rtol=1e-9)
 
 
