@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conform_bids.numerics import blocks, scores
 from conform_bids.numerics import noise_ceiling as module
-from conform_bids.numerics import blocks
 from conform_bids.numerics.noise_ceiling import noise_ceiling, noise_ceiling_snr, snr_to_ceiling
 
 
