@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from conform_bids import __version__
+from conform_bids import CODE_URL, __version__
 from conform_bids.errors import UsageError
 
-__all__ = ["CODE_URL", "ISSUES_URL", "LEVELS", "App", "find_app", "load"]
+__all__ = ["ISSUES_URL", "LEVELS", "App", "find_app", "load"]
 
 LEVELS = ("participant", "group")
-CODE_URL = "https://github.com/conform-bids/conform"
 ISSUES_URL = f"{CODE_URL}/issues"
 
 

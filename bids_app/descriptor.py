@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_app.app import CODE_URL, App, find_app
+from bids_app.app import App, find_app
 from bids_app.run_options import Actions, BIDSOptions, ExecutionOptions
+from conform_bids import CODE_URL
 from conform_bids.options import Option, options_of
 
 __all__ = ["boutiques_descriptor", "boutiques_text", "main"]

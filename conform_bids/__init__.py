@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+__all__ = ["CODE_URL", "__version__"]
 
 __version__ = "0.1.0.dev0"
+CODE_URL = "https://github.com/conform-bids/conform"

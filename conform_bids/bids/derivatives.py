@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conform_bids import CODE_URL
 from conform_bids.bids.atomic import atomic_path, lock_file, write_json, write_text, write_tsv
 from conform_bids.bids.sidecars import STANDARD_SPACES, read_json, sidecar
 from conform_bids.errors import UsageError
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 BIDS_VERSION = "1.11.1"
-CODE_URL = "https://github.com/conform-bids/conform"
 
 BIDSIGNORE_SHORT: tuple[str, ...] = ("*.html", "group_*", "logs", "log", "store", "model", "figures", "stimuli")
 """Enough for a validator whose schema knows our suffixes. No trailing slashes: `figures/` does not hide the folder itself."""
