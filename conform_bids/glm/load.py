@@ -74,7 +74,7 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
     space.save(paths[0])
     write_trials(table, paths[1])
     write_stimuli(stimulus_table(table, plan.stimuli_dir), paths[2])
-    write_json({str(key): values for key, values in table.set_aside.to_dict(orient="list").items()}, paths[3])
+    _save_set_aside(table.set_aside, paths[3])
     for index, run in enumerate(runs):
         path = folder / f"run-{index:03d}.npy"
         np.save(path, read_bold(run.bold, space, n_volumes=run.n_volumes))
@@ -83,6 +83,13 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
     paths.append(folder / "design.npz")
     _save_design(design, names, paths[-1])
     return paths
+
+
+def _save_set_aside(set_aside: pd.DataFrame, path: Path) -> None:
+    """Write the events that were left out; an onset that is no number, which may be the very reason, is null."""
+    columns = {str(key): values for key, values in set_aside.to_dict(orient="list").items()}
+    columns["onset"] = [onset if np.isfinite(onset) else None for onset in columns["onset"]]
+    write_json(columns, path)
 
 
 def read_loaded(files: Sequence[Path]) -> LoadedFit:
