@@ -28,13 +28,15 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", text).strip()
 
 
-def read_tsv(path: str | Path, required: Sequence[str] = ()) -> pd.DataFrame:
+def read_tsv(path: str | Path, required: Sequence[str] = (), *, quoted: bool = True) -> pd.DataFrame:
     """Read a tab-separated table as text.
 
     Parameters
     ----------
     required : sequence of str
         Columns that there must be.
+    quoted : bool
+        Whether cells may stand in quotation marks, as some programs write them; in our own tables a mark is a character.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def read_tsv(path: str | Path, required: Sequence[str] = ()) -> pd.DataFrame:
     UnusableInputError
         With file and line, when it is no table or a required column is absent.
     """
-    rows = _rows(Path(path), _text(Path(path)))
+    rows = _rows(Path(path), _text(Path(path)), quoted)
     if not rows:
         raise UnusableInputError(f"{path}: empty, not even a header")
     header = [name.strip() for name in rows[0][1]]
@@ -90,9 +92,10 @@ def _text(path: Path) -> str:
     raise UnusableInputError(f"{path}: not a text file")
 
 
-def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
+def _rows(path: Path, text: str, quoted: bool) -> list[tuple[int, list[str]]]:
     """Split into rows, each with the line that it begins on; blank lines are left out."""
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):  # a quotation mark that is never closed is just a character
+    # a quotation mark that is never closed is just a character
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if quoted else (csv.QUOTE_NONE,):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=quoting, strict=True)
         rows: list[tuple[int, list[str]]] = []
         line = 1

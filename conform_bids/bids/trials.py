@@ -128,7 +128,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     MissingInputError, UnusableInputError
         The latter when columns are absent, numbers are not numbers, or rows are not in order.
     """
-    table = read_tsv(path, required=tuple(TRIAL_COLUMNS))
+    table = read_tsv(path, required=tuple(TRIAL_COLUMNS), quoted=False)
     columns: dict[str, pd.Series] = {}
     for name in map(str, table.columns):
         dtype: Any = TRIAL_COLUMNS.get(name, "str")

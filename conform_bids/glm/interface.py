@@ -97,7 +97,7 @@ class SaveOutputs(ConformInterface):
             load_space(loaded["space.npz"]),
             [path for path in results if path.suffix == ".npy"],
             summary,
-            read_tsv(loaded["stimuli.tsv"]).fillna("n/a"),
+            read_tsv(loaded["stimuli.tsv"], quoted=False).fillna("n/a"),
             self.inputs.n_threads,
         )
         return {"files": [str(path) for path in files]}

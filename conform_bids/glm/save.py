@@ -17,6 +17,7 @@ from conform_bids.bids.images import write_maps
 from conform_bids.bids.names import parse_name
 from conform_bids.bids.sidecars import sidecar
 from conform_bids.bids.spaces import Space
+from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, hash_stimuli, write_stimuli, write_trials
 from conform_bids.glm.files import DENOISED_MODELS, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
 from conform_bids.glm.load import LoadedFit, hrf_libraries
@@ -174,7 +175,7 @@ def _merge_stimuli(plan: Plan, stimuli: pd.DataFrame, path: Path) -> None:
     """Add to the participant's table, which jobs of other tasks, spaces and sessions write as well."""
     with lock_file(plan.output_dir):
         if path.exists():
-            before = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+            before = read_tsv(path, required=("stim_id",), quoted=False).fillna("n/a")
             stimuli = pd.concat([before[~before["stim_id"].isin(stimuli["stim_id"])], stimuli])
         write_stimuli(stimuli.sort_values("stim_id", kind="stable"), path)
 
