@@ -24,7 +24,7 @@ _QUALITY = ("reliability", "runs")
 _REASONS = {
     "constant": "constant in a run",
     "nan": "not finite in a run",
-    "empty": "empty (zero) in a run",
+    "empty": "zero throughout",
 }
 
 
