@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,27 +15,13 @@ from conform_bids.errors import UsageError
 from conform_bids.glm.numerics.data import survey_units
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, ModelFit
+from conform_bids.glm.planning import check_glmsingle
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.hrf import HRFLibrary, sample_library_glmsingle
 
-__all__ = ["check_glmsingle", "fit_with_glmsingle"]
+__all__ = ["fit_with_glmsingle"]
 
 _TYPES = {"fithrf": "typeb", "fithrfdenoise": "typec", "fithrfdenoiserr": "typed"}
-INSTALL = "pip install git+https://github.com/cvnlab/GLMsingle"
-
-
-def check_glmsingle(models: Sequence[str]) -> None:
-    """Refuse what the package cannot do, before anything is computed.
-
-    Raises
-    ------
-    UsageError
-        When the package is not installed, or a model has no counterpart of single trials in it.
-    """
-    if importlib.util.find_spec("glmsingle") is None:
-        raise UsageError(f"--engine glmsingle: the GLMsingle package is not installed here; install it with `{INSTALL}`")
-    if "assumehrf" in models:
-        raise UsageError("--engine glmsingle: GLMsingle gives no single-trial betas with an assumed HRF; leave out --model assumehrf")
 
 
 def fit_with_glmsingle(
@@ -66,7 +51,7 @@ def fit_with_glmsingle(
     Raises
     ------
     UsageError
-        See `check_glmsingle`.
+        See `conform_bids.glm.planning.check_glmsingle`.
     """
     check_glmsingle(options.models)
     package = importlib.import_module("glmsingle.glmsingle")

@@ -16,7 +16,7 @@ from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
-from conform_bids.glm.planning import build_trials, check_repetition_times, choose_models
+from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -45,8 +45,10 @@ def plan_participant(
     UnusableInputError
         Naming the file, when an input is there but cannot be used.
     UsageError
-        When folds or session groups name what is not there.
+        When folds or session groups name what is not there, or the engine asked for is not.
     """
+    if settings.engine == "glmsingle":
+        check_glmsingle(settings.model)
     warnings: list[str] = []
     series = []
     for found in find_bold(dataset, participant, selection):

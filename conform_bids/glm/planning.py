@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from conform_bids.bids.events import RunEvents, build_trial_table
@@ -11,7 +12,9 @@ from conform_bids.glm.files import PlannedRun
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
 
-__all__ = ["build_trials", "check_repetition_times", "choose_models", "cross_validation_folds", "session_groups"]
+__all__ = ["build_trials", "check_glmsingle", "check_repetition_times", "choose_models", "cross_validation_folds", "session_groups"]
+
+INSTALL = "pip install git+https://github.com/cvnlab/GLMsingle"
 
 
 def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTable:
@@ -52,6 +55,20 @@ def check_repetition_times(runs: Sequence[PlannedRun]) -> None:
                 f"{run.bold[0]}: its repetition time is {time:g} s, and that of {runs[0].bold[0].name} {times[0]:g} s; "
                 "the runs of a fit must share one"
             )
+
+
+def check_glmsingle(models: Sequence[str]) -> None:
+    """Refuse what the package cannot do, before anything is computed.
+
+    Raises
+    ------
+    UsageError
+        When the package is not installed, or a model has no counterpart of single trials in it.
+    """
+    if importlib.util.find_spec("glmsingle") is None:
+        raise UsageError(f"--engine glmsingle: the GLMsingle package is not installed here; install it with `{INSTALL}`")
+    if "assumehrf" in models:
+        raise UsageError("--engine glmsingle: GLMsingle gives no single-trial betas with an assumed HRF; leave out --model assumehrf")
 
 
 def choose_models(settings: GLMSettings, table: TrialTable, runs: Sequence[PlannedRun]) -> tuple[tuple[str, ...], tuple[str, ...]]:
