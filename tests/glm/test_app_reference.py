@@ -21,7 +21,7 @@ def write_case(case: Any, root: Path, make_dataset: Any, run_data: Any) -> Path:
     for run in range(len(case["in_run_lens"])):
         events = case["in_events"][case["in_events"][:, 0] == run]
         table = pd.DataFrame(
-            {"onset": events[:, 1] * tr, "duration": float(case["in_stimdur"]), "trial_type": [f"c{condition:03d}" for condition in events[:, 2]]}
+            {"onset": events[:, 1] * tr, "duration": float(case["in_stimdur"]), "trial_type": [f"c{c:03d}" for c in events[:, 2]]}
         )
         confounds = None
         if f"in_extra_run{run}" in case:

@@ -215,9 +215,7 @@ def test_formats_hold_the_same_values_for_the_same_places(simulated_run: Any, si
         assert active[sites].all()
         other = units_of(simulated_run, folder, stem, file_format, "effect", "fithrf")
         assert np.median(correlate(other[:, used], volume[:, sites])) > 0.9
-        np.testing.assert_allclose(
-            units_of(simulated_run, folder, stem, file_format, "mean", "fithrf")[0, used], mean[sites], rtol=0.01
-        )
+        np.testing.assert_allclose(units_of(simulated_run, folder, stem, file_format, "mean", "fithrf")[0, used], mean[sites], rtol=0.01)
 
 
 def test_geometry_is_that_of_the_input(simulated_run: Any) -> None:
