@@ -57,9 +57,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, final)
-    except BaseException:  # an interrupt must not leave it behind either
+    except BaseException as error:  # an interrupt must not leave it behind either
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(final)  # a full disk at a write does not say which file
         raise
     with contextlib.suppress(OSError):  # some network file systems refuse it on folders
         _flush(final.parent)
