@@ -85,7 +85,7 @@ def _condition_legend(figure: Figure, axes: Axes, names: NDArray[np.str_], colou
     from matplotlib.patches import Patch
 
     if isinstance(mapping, ScalarMappable):
-        figure.colorbar(mapping, ax=axes, label=f"Condition (of {len(names)}, sorted)", pad=0.015, aspect=14)
+        figure.colorbar(mapping, ax=axes, label="Condition", pad=0.015, aspect=14)
     elif len(names):
         handles = [Patch(color=tuple(colour), label=short_label(name)) for name, colour in zip(names, colours, strict=True)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(8, len(names)), handlelength=1, columnspacing=1.4)

@@ -21,7 +21,7 @@ from conform_bids.report.volumes import Mosaic, arrange_slices, draw_mosaic
 __all__ = ["has_mesh", "plot_map"]
 
 _WIDTH = 10.5
-_BAR = 1.15
+_BAR = 1.45
 """Inches on the right for the colour bar or the legend."""
 _PANELS = (("lateral", "left"), ("medial", "left"), ("medial", "right"), ("lateral", "right"))
 _MORE_PANELS = (("posterior", "left"), ("ventral", "left"), ("ventral", "right"), ("posterior", "right"))
@@ -95,20 +95,13 @@ def _meshes(space: Space, n_left: int, n_right: int) -> tuple[Hemisphere, Hemisp
 
 
 def _plot_volume(mosaic: Mosaic, path: Path, scale: Scale) -> Path:
-    width = _WIDTH - _BAR
-    height = width * mosaic.aspect
-    if height > 7.0:
-        width, height = width * 7.0 / height, 7.0
-    if mosaic.rows == 1 and height > 4.2:
-        width, height = width * 4.2 / height, 4.2
-    total = height + 0.16
-    legend = max(_BAR, 1.9 if scale.categories else _BAR)
-    with new_figure(path, width + legend, max(total, 1.9), dark=True) as figure:
+    width, height = mosaic.fit(_WIDTH - _BAR, 4.2 if mosaic.rows == 1 else 7.5)
+    whole = (width + _BAR, max(height + 0.16, 1.9))
+    with new_figure(path, *whole, dark=True) as figure:
         figure.set_layout_engine("none")
-        whole = (width + legend, max(total, 1.9))
         bottom = (whole[1] - height) / 2
         axes = figure.add_axes((0.0, bottom / whole[1], width / whole[0], height / whole[1]))
-        draw_mosaic(axes, mosaic, scale)
+        draw_mosaic(axes, mosaic, scale, width)
         _add_key(figure, scale, (width + 0.18) / whole[0], whole)
     return path
 
@@ -136,9 +129,8 @@ def _plot_cortex(
     if meshes is None:
         return _plot_without_mesh(left, right, below, space, path, scale)
     width, row = _WIDTH - _BAR, 1.75
-    strip = 0.0 if below is None else min(1.7, width * below.aspect) + 0.35
-    legend = max(_BAR, 1.9 if scale.categories else _BAR)
-    size = (width + legend, 2 * row + strip)
+    shown, strip = (0.0, 0.0) if below is None else below.fit(width, 1.9)
+    size = (width + _BAR, 2 * row + (strip + 0.1 if below is not None else 0.0))
     with new_figure(path, *size, dark=below is not None) as figure:
         figure.set_layout_engine("none")
         for line, panels in enumerate((_PANELS, _MORE_PANELS)):
@@ -149,9 +141,8 @@ def _plot_cortex(
                 draw_surface(axes, meshes[0 if is_left else 1], left if is_left else right, scale, view, left=is_left)
                 axes.set_title(f"{'L' if is_left else 'R'} {view}", fontsize=8.5, fontweight="normal", loc="center", pad=2)
         if below is not None:
-            shown = min(width, (strip - 0.35) / below.aspect)
-            axes = figure.add_axes(((width - shown) / 2 / size[0], 0.02 / size[1], shown / size[0], (strip - 0.35) / size[1]))
-            draw_mosaic(axes, below, scale)
+            axes = figure.add_axes(((width - shown) / 2 / size[0], 0.02 / size[1], shown / size[0], strip / size[1]))
+            draw_mosaic(axes, below, scale, shown)
         _add_key(figure, scale, (width + 0.18) / size[0], size)
     return path
 

@@ -7,6 +7,7 @@ All text is escaped by Jinja2; images are embedded as data, so that an SVG can n
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,21 @@ from urllib.parse import quote
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.report.citations import Reference, cite_inline, list_references
 
-__all__ = ["Facts", "Figure", "Item", "Link", "Note", "References", "Section", "Table", "Text", "make_anchor", "write_page"]
+__all__ = [
+    "Cell",
+    "Facts",
+    "Figure",
+    "Item",
+    "Link",
+    "Note",
+    "Number",
+    "References",
+    "Section",
+    "Table",
+    "Text",
+    "make_anchor",
+    "write_page",
+]
 
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -28,6 +43,22 @@ class Link:
 
     text: str
     href: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number shown with this many decimals, so that those of a column line up; n/a where it is not finite."""
+
+    value: float
+    decimals: int
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.value):
+            return "n/a"
+        return f"{round(self.value, self.decimals) + 0.0:,.{self.decimals}f}"  # adding zero turns -0 into 0
+
+
+Cell = str | float | int | Link | Number
 
 
 @dataclass(frozen=True)
@@ -64,13 +95,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a cell is text, a number, or a `Link`. Numbers are set to the right."""
+    """A table; a cell is text, a number, or a `Link`. Numbers, and the heads of columns of numbers, are set to the right."""
 
     kind: ClassVar[str] = "table"
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | Link]]
+    rows: Sequence[Sequence[Cell]]
     caption: str = ""
+
+    @property
+    def heads(self) -> list[tuple[str, bool]]:
+        """(text, stands over numbers) of each column."""
+        cells = self.cells
+        numeric = [
+            [row[place][2] for row in cells if place < len(row) and row[place][0] not in ("", "n/a")] for place in range(len(self.columns))
+        ]
+        return [(name, bool(found) and all(found)) for name, found in zip(self.columns, numeric, strict=True)]
 
     @property
     def cells(self) -> list[list[tuple[str, str, bool]]]:
@@ -161,9 +201,11 @@ def make_anchor(*parts: str) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "-", "-".join(parts)).strip("-").lower() or "section"
 
 
-def _cell(value: str | float | int | Link) -> tuple[str, str, bool]:
+def _cell(value: Cell) -> tuple[str, str, bool]:
     if isinstance(value, Link):
         return value.text, value.href if value.href.startswith("#") else quote(value.href), False
+    if isinstance(value, Number):
+        return str(value), "", True
     if isinstance(value, bool | str):
         return str(value), "", False
     if isinstance(value, float):

@@ -134,25 +134,29 @@ def plot_curves_by_share(
         bars, lines = figure.subplots(1, 2, width_ratios=(1, 1.15))
         import matplotlib
 
-        colours = matplotlib.colormaps["viridis_r"]
+        # The pale end of the map is left out: a curve that nobody chose has to be seen on white, too.
+        colours = matplotlib.colors.LinearSegmentedColormap.from_list("share", matplotlib.colormaps["magma_r"](np.linspace(0.28, 0.95, 64)))
         scale = matplotlib.colors.Normalize(0, max(share.max(), 1e-9))
         bars.bar(np.arange(n_curves), share, color=colours(scale(share)), width=0.86, edgecolor="white", linewidth=0.4)
-        bars.axhline(100 / n_curves, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
-        bars.annotate(
-            "even share", (1, 100 / n_curves), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            ha="right", fontsize=8, color=MUTED,
-        )  # fmt: skip
+        bars.axhline(100 / n_curves, color=INK, linestyle=(0, (4, 3)), linewidth=1, label=f"even share ({100 / n_curves:.3g} %)")
+        _legend_above(bars)
+        bars.set_xlim(-0.8, n_curves - 0.2)
         bars.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
         finish_axes(bars, "HRF index (0-based)", "Units that chose it (%)", f"Choice{n_shown}")
         kept = times <= longest
         for curve in np.argsort(share, kind="stable"):
             lines.plot(times[kept], curves[kept, curve], color=colours(scale(share[curve])), linewidth=1 + 1.6 * scale(share[curve]))
         if reference is not None and len(reference) == len(times):
-            lines.plot(times[kept], reference[kept], color=PALETTE[5], linestyle=(0, (4, 2)), linewidth=1.6, label="assumed HRF")
-            lines.legend(loc="upper right")
+            lines.plot(times[kept], reference[kept], color=PALETTE[0], linestyle=(0, (4, 2)), linewidth=1.8, label="assumed HRF")
+            _legend_above(lines)
         finish_axes(lines, "Time after stimulus onset (s)", "Response (peak = 1)", "Library, coloured by share")
         figure.colorbar(matplotlib.cm.ScalarMappable(scale, colours), ax=lines, label="Units that chose it (%)", pad=0.02)
     return path
+
+
+def _legend_above(axes: Axes) -> None:
+    """Legend at the right of the title's line, where it hides no data."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.01, 0.995), borderpad=0, borderaxespad=0.4, handlelength=2.4)
 
 
 def plot_distributions(
@@ -204,8 +208,9 @@ def plot_distributions(
         axes.set_ylim(-0.62, len(rows) - 0.38)
         axes.set_xlim(low, high)
         axes.spines["left"].set_visible(False)
-        suffix = f" (above the line: {names[1]}; below: {names[0]})" if members is not None else ""
-        finish_axes(axes, xlabel, "", (title + suffix).strip(), grid="x")
+        suffix = f"Above the line: {names[1]}; below: {names[0]}" if members is not None else ""
+        finish_axes(axes, xlabel, "", grid="x")
+        axes.set_title(f"{title} ({suffix[0].lower()}{suffix[1:]})" if title and suffix else title or suffix, fontsize=9.5)
     return path
 
 
@@ -239,7 +244,7 @@ def _draw_density(
     axes.plot([np.clip(median, *limits)] * 2, [row, row + side * 0.5], color=INK, linewidth=1.4, zorder=4)
     right = median > np.mean(limits)
     axes.annotate(
-        f"{median:.3g}",
+        f"{median:.2f}" if 0.01 <= abs(median) < 1 else f"{median:.3g}",
         (np.clip(median, *limits), row + side * 0.34),
         xytext=(-4 if right else 4, 0),
         textcoords="offset points",
@@ -324,3 +329,10 @@ def _draw_strip(axes: Axes, values: NDArray[np.float64], labels: Sequence[str]) 
         axes.annotate(name, (x[place], shown[place]), xytext=(5, 0), textcoords="offset points", fontsize=8, va="center", color=PALETTE[5])
     axes.use_sticky_edges = False
     axes.margins(y=0.15)
+    if np.ptp(shown) <= 1e-6 * max(abs(p50), 1e-12):  # no spread: an axis with a scale would feign one
+        axes.set_yticks([p50], [f"{p50:,.4g}" if abs(p50) < 1e4 else f"{p50:,.0f}"])
+    elif (shown == np.round(shown)).all():
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))

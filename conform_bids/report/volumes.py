@@ -13,6 +13,8 @@ from conform_bids.report.scales import Scale
 
 __all__ = ["Mosaic", "arrange_slices", "draw_mosaic"]
 
+_LABEL = 0.24
+"""Inches under each slice for its label: a share of the slice's height would be too little where slices are flat."""
 _BACKGROUND = np.array([0x0D, 0x11, 0x17]) / 255
 
 
@@ -29,7 +31,7 @@ class Mosaic:
     rows, columns : int
         Panels.
     aspect : float
-        Height of the whole over its width, in mm.
+        Height of a slice over its width, in mm.
     sides : tuple of str
         What is on the left and on the right of a panel.
     """
@@ -41,6 +43,16 @@ class Mosaic:
     columns: int
     aspect: float
     sides: tuple[str, str]
+
+    def height(self, width: float) -> float:
+        """Inches that the rows take with their labels, when they are as wide as this."""
+        return self.rows * (width / self.columns * self.aspect + _LABEL)
+
+    def fit(self, width: float, height: float) -> tuple[float, float]:
+        """Width and height in inches of the largest drawing that is no wider and no higher than these."""
+        if self.height(width) > height:
+            width = min(width, max(height / self.rows - _LABEL, 0.1) * self.columns / self.aspect)
+        return width, self.height(width)
 
 
 def arrange_slices(
@@ -92,15 +104,14 @@ def arrange_slices(
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height, width = panels[0][0].shape
-    height += max(1, round(0.09 * height))  # room for the label under each slice
     canvas = np.full((2, rows * height, columns * width), np.nan)
     labels = []
     for number, (slice_values, slice_grey, text) in enumerate(panels):
         row, column = divmod(number, columns)
-        area = np.s_[row * height : row * height + len(slice_values), column * width : (column + 1) * width]
+        area = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
         canvas[0][area], canvas[1][area] = slice_values, slice_grey
         labels.append((row, column, text))
-    aspect = rows * height * sizes[across[1]] / (columns * width * sizes[across[0]])
+    aspect = height * sizes[across[1]] / (width * sizes[across[0]])
     sides = ("P", "A") if axis == 0 else ("L", "R")
     return Mosaic(canvas[0], canvas[1], tuple(labels), rows, columns, float(aspect), sides)
 
@@ -143,17 +154,22 @@ def _bounding_box(inside: NDArray[np.bool_], margin: int) -> tuple[slice, slice]
     return edges[0], edges[1]
 
 
-def draw_mosaic(axes: Axes, mosaic: Mosaic, scale: Scale) -> None:
-    """Draw into axes that have the mosaic's aspect: the grey image, the values over it, and the slices' positions."""
+def draw_mosaic(axes: Axes, mosaic: Mosaic, scale: Scale, width: float) -> None:
+    """Draw into axes of this width in inches, and of the height that goes with it: grey image, values over it, positions of slices."""
     grey = np.where(np.isfinite(mosaic.grey), mosaic.grey, 0.0)[..., None] * 0.82
     image = np.where(np.isfinite(mosaic.grey)[..., None] & (grey > 0), np.maximum(grey, _BACKGROUND), _BACKGROUND)
     colours = scale.colours(mosaic.values)
     image = np.where(colours[..., 3:] > 0, colours[..., :3], image)
-    axes.imshow(image, extent=(0, mosaic.columns, mosaic.rows, 0), aspect="auto", interpolation="nearest")
+    room = _LABEL * mosaic.rows / mosaic.height(width)
+    for row, pixels in enumerate(np.split(image, mosaic.rows)):
+        axes.imshow(pixels, extent=(0, mosaic.columns, row + 1 - room, row), aspect="auto", interpolation="nearest")
+    axes.set_xlim(0, mosaic.columns)
+    axes.set_ylim(mosaic.rows, 0)
     axes.set_axis_off()
     for row, column, text in mosaic.labels:
-        axes.text(column + 0.5, row + 1 - 0.01, text, ha="center", va="bottom", fontsize=8.5, color="#e6edf3")
+        axes.text(column + 0.5, row + 1 - room / 2, text, ha="center", va="center_baseline", fontsize=8.5, color="#e6edf3")
     if mosaic.labels:
         style: dict[str, Any] = {"va": "center", "fontsize": 9, "fontweight": "bold", "color": "#e6edf3"}
-        axes.text(0.015, 0.5, mosaic.sides[0], ha="left", **style)
-        axes.text(0.985, 0.5, mosaic.sides[1], ha="right", **style)
+        middle = (1 - room) / 2
+        axes.text(0.015, middle, mosaic.sides[0], ha="left", **style)
+        axes.text(0.985, middle, mosaic.sides[1], ha="right", **style)

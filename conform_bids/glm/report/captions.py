@@ -57,37 +57,58 @@ _PLOTS = {
 _MAPS = {
     "rsquared": (
         "Variance explained by the model, drifts taken out. Single-trial models have many regressors, so that R² is above zero everywhere; "
-        "what counts is the contrast. Expect it where the stimuli drive the brain; a rim around the brain or in the eyes speaks of motion."
+        "what counts is the contrast.",
+        " Expect it where the stimuli drive the brain; a rim around the brain or in the eyes speaks of motion.",
     ),
     "noiseceiling": (
-        "Share of the variance of trial averages that is not noise: what a perfect model of the stimuli could explain. Expect it in the "
-        "regions that the stimuli drive, near zero elsewhere. A flat map means that repeats do not agree."
+        "Share of the variance of trial averages that is not noise: what a perfect model of the stimuli could explain.",
+        " Expect it in the regions that the stimuli drive, near zero elsewhere. A flat map means that repeats do not agree.",
     ),
 }
 _ONOFF = (
-    "Variance explained by one regressor for all trials, with the assumed HRF. It selects the units that define noise and those that "
-    "vote. Expect sensory areas to light up; "
-    "none at all points to wrong onsets or the wrong events."
+    "Variance explained by one regressor for all trials, with the assumed HRF. It selects the units that define noise and those that vote.",
+    " Expect sensory areas to light up; none at all points to wrong onsets or the wrong events.",
 )
 _POOL = (
-    "Units whose time courses gave the noise regressors, and units that decided on their number. The pool should cover most of the "
-    "brain but not the "
-    "regions that respond."
+    "Units whose time courses gave the noise regressors, and units that decided on their number.",
+    " The pool should cover most of the brain but not the regions that respond.",
 )
 _HIDDEN = " Units below a twentieth of the scale (the line on the colour bar) are left grey."
+_SHARES = (
+    " There is no mesh of this space at hand to draw a map on: the figure shows how many units of each structure have which value. "
+    "Expect {what}; the map itself is in the output folder."
+)
+_EXPECTED_SHARES = {
+    "onoff": "most units near zero and a tail of units that respond; no tail points to wrong onsets or the wrong events",
+    "rsquared": "a tail of high values in structures that the stimuli drive",
+    "noiseceiling": "high values in structures that the stimuli drive; all near zero means that repeats do not agree",
+    "noisepool": "most units in the pool, and voters in structures that respond",
+}
 
 
-def describe_figure(stat: str, desc: str) -> tuple[str, str, str]:
-    """Title, caption and text for those who cannot see it, of a figure by its ``stat`` and ``desc``."""
-    model = MODEL_TITLES.get(desc, desc)
+def describe_figure(stat: str, desc: str, *, as_map: bool = True) -> tuple[str, str, str]:
+    """Title, caption and text for those who cannot see it, of a figure by its ``stat`` and ``desc``.
+
+    Parameters
+    ----------
+    stat, desc : str
+        Entities of the figure's name; ``stat`` is empty for plots.
+    as_map : bool
+        Whether values are drawn at their places; False where the space has no mesh and their distributions are drawn.
+    """
     if desc in _PLOTS and not stat:
         title, caption = _PLOTS[desc]
         return title, caption, f"Plot: {title}"
     if desc == "noisepool":
-        return "Noise pool and voters", _POOL, "Map of the noise pool and of the units that vote on the number of noise regressors"
-    if stat == "rsquared" and desc == "onoff":
-        return "On/off R²", _ONOFF + _HIDDEN, "Map of the variance explained by the on/off model"
-    if stat in _MAPS:
+        title, what, (said, expected), hidden, kind = "Noise pool and voters", "units by their part in denoising", _POOL, "", desc
+    elif stat == "rsquared" and desc == "onoff":
+        title, what, (said, expected), hidden, kind = "On/off R²", "variance explained by the on/off model", _ONOFF, _HIDDEN, desc
+    elif stat in _MAPS:
         name, hidden = ("R²", "") if stat == "rsquared" else ("Noise ceiling", _HIDDEN)
-        return f"{name}: {model}", _MAPS[stat] + hidden, f"Map of {name}, {model}"
-    return f"{stat} {desc}".strip(), "", f"Figure: {stat} {desc}".strip()
+        model = MODEL_TITLES.get(desc, desc)
+        title, what, (said, expected), kind = f"{name}: {model}", f"{name}, {model}", _MAPS[stat], stat
+    else:
+        return f"{stat} {desc}".strip(), "", f"Figure: {stat} {desc}".strip()
+    if as_map:
+        return title, said + expected + hidden, f"Map of {what}"
+    return title, said + _SHARES.format(what=_EXPECTED_SHARES[kind]), f"Distribution, by structure, of {what}"

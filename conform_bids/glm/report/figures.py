@@ -181,7 +181,7 @@ def draw_figures(
         return Path(output_dir) / f"sub-{context.participant}" / "figures" / name
 
     figures = [*_draw_design(fit, at), *_draw_maps(fit, space, at), *_draw_choices(fit, settings, at), *_draw_quality(fit, at)]
-    return [*figures, *write_numbers(_numbers(fit), Path(output_dir))]
+    return [*figures, *write_numbers(_numbers(fit, space), Path(output_dir))]
 
 
 def _draw_design(fit: _Fit, at: Any) -> list[Path]:
@@ -299,7 +299,7 @@ def _draw_quality(fit: _Fit, at: Any) -> list[Path]:
     return figures
 
 
-def _numbers(fit: _Fit) -> FitNumbers:
+def _numbers(fit: _Fit, space: Space) -> FitNumbers:
     summary, context = fit.summary, fit.context
     values: dict[tuple[str, str], float] = {}
 
@@ -339,7 +339,7 @@ def _numbers(fit: _Fit) -> FitNumbers:
     )
     notes = tuple(dict.fromkeys([*map(str, summary.get("notes", [])), *context.notes]))
     units = {**percent, "mean_framewise_displacement": "mm"}
-    return FitNumbers(dict(context.entities), values, units, notes, context.trials_set_aside, runs)
+    return FitNumbers(dict(context.entities), values, units, notes, context.trials_set_aside, runs, draw.has_mesh(space))
 
 
 def _median(values: NDArray[np.float64] | None, members: NDArray[np.bool_]) -> float:

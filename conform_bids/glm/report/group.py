@@ -17,7 +17,7 @@ from conform_bids.glm.report.metrics import FitNumbers, find_numbers
 from conform_bids.glm.report.participant import version_in
 from conform_bids.glm.report.wording import describe_methods
 from conform_bids.glm.settings import GLMSettings
-from conform_bids.report.page import Figure, Item, Link, Note, References, Section, Table, Text, write_page
+from conform_bids.report.page import Cell, Figure, Item, Link, Note, Number, References, Section, Table, Text, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,19 +153,43 @@ def _columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     return {title: values for title, values in shown.items() if np.isfinite(values).sum() >= max(1, len(values) / 4)}
 
 
+_HEADS = {
+    "participant_id": "Participant",
+    "session_id": "Session",
+    "task_id": "Task",
+    "space_label": "Space",
+    "resolution_label": "Resolution",
+    "density_label": "Density",
+    "n_runs": "Runs",
+    "n_trials": "Trials",
+    "n_trials_set_aside": "Trials set aside",
+    "n_conditions": "Conditions",
+    "n_repeated": "Repeated",
+    "n_units": "Units",
+    "n_units_set_aside": "Units set aside",
+    "n_noise_pool": "Noise pool",
+    "n_pcs": "Noise regressors",
+}
+
+
 def _html_table(table: pd.DataFrame, output_dir: Path) -> Table:
-    keep = [
-        column for column in table.columns if not column.startswith(("median_rsquared", "median_onoff")) and table[column].notna().any()
-    ]
-    rows: list[list[str | float | int | Link]] = []
+    """What tells fits apart, counts, and the quality of the most refined model; the file has the rest."""
+    model = next(
+        (column.removeprefix("median_rsquared_responsive_") for column in reversed(table.columns) if "rsquared_resp" in column), ""
+    )
+    decimals = {f"median_noise_ceiling_responsive_{model}": 1, f"median_odd_even_r_responsive_{model}": 2}
+    heads = _HEADS | dict(zip(decimals, ("Noise ceiling (%)", "Odd-even r"), strict=True))
+    heads |= {f"{key}_label": key for key in _OTHER} | {"mean_framewise_displacement": _PLAIN["mean_framewise_displacement"]}
+    decimals["mean_framewise_displacement"] = 2
+    keep = [column for column in table.columns if column in heads and table[column].notna().any()]
+    rows: list[list[Cell]] = []
     for _, row in table.iterrows():
         label = str(row["participant_id"])
         page = f"{label}.html"
-        first: str | Link = Link(label, page) if (output_dir / page).is_file() else label
-        rows.append([first, *(row[column] if isinstance(row[column], str) else _plain(row[column]) for column in keep[1:])])
-    return Table([column.replace("_", " ") for column in keep], rows, "All columns are in group_glm.tsv.")
-
-
-def _plain(value: object) -> float | int:
-    number = float(value)  # type: ignore[arg-type]
-    return int(number) if number.is_integer() else number
+        cells: list[Cell] = [Link(label, page) if (output_dir / page).is_file() else label]
+        for column in keep[1:]:
+            value = row[column]
+            cells.append(value if isinstance(value, str) else Number(float(value), decimals.get(column, 0)))
+        rows.append(cells)
+    caption = "Noise ceiling and odd-even r: medians over responsive units, of the most refined model. All columns are in group_glm.tsv."
+    return Table([heads[column] for column in keep], rows, caption)

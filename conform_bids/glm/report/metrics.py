@@ -42,6 +42,8 @@ class FitNumbers:
         Reason, and the file and line of each trial that was left out.
     runs : tuple of dict
         label, volumes, repetition_time, trials of each run.
+    drawn_as_maps : bool
+        Whether the figures of maps show values at their places; False where the space has no mesh to draw on.
     """
 
     entities: Mapping[str, str]
@@ -50,6 +52,7 @@ class FitNumbers:
     notes: tuple[str, ...] = ()
     trials_set_aside: tuple[tuple[str, str], ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
+    drawn_as_maps: bool = True
 
     def get(self, metric: str, model: str = "") -> float:
         """A number; NaN where there is none."""
@@ -77,6 +80,7 @@ def write_numbers(numbers: FitNumbers, output_dir: Path) -> list[Path]:
         "Notes": list(numbers.notes),
         "TrialsSetAside": [{"Reason": reason, "Place": place} for reason, place in numbers.trials_set_aside],
         "Runs": [dict(run) for run in numbers.runs],
+        "FiguresShowMaps": numbers.drawn_as_maps,
     }
     content = sidecar({**numbers.entities, "desc": "glm"}, "metrics", ".tsv", fields=fields)
     write_json(content, path.with_suffix(".json"))
@@ -112,7 +116,13 @@ def read_numbers(path: Path) -> FitNumbers:
     aside = tuple((str(item.get("Reason", "")), str(item.get("Place", ""))) for item in _objects(content, "TrialsSetAside"))
     notes = content.get("Notes", [])
     return FitNumbers(
-        entities, values, units, tuple(map(str, notes)) if isinstance(notes, list) else (), aside, tuple(_objects(content, "Runs"))
+        entities,
+        values,
+        units,
+        tuple(map(str, notes)) if isinstance(notes, list) else (),
+        aside,
+        tuple(_objects(content, "Runs")),
+        content.get("FiguresShowMaps") is not False,
     )
 
 

@@ -12,7 +12,21 @@ from conform_bids.glm.report.captions import describe_figure
 from conform_bids.glm.report.metrics import FitNumbers, find_numbers
 from conform_bids.glm.report.wording import describe_methods
 from conform_bids.glm.settings import MODELS, GLMSettings
-from conform_bids.report.page import Facts, Figure, Item, Link, Note, References, Section, Table, Text, make_anchor, write_page
+from conform_bids.report.page import (
+    Cell,
+    Facts,
+    Figure,
+    Item,
+    Link,
+    Note,
+    Number,
+    References,
+    Section,
+    Table,
+    Text,
+    make_anchor,
+    write_page,
+)
 
 __all__ = ["version_in", "write_participant_report"]
 
@@ -153,12 +167,13 @@ def _summary(fits: Sequence[_Fit], remarks: Sequence[Item], pages: Mapping[str, 
     if not fits:
         items.append(Note("There are no results for this participant in the output folder."))
         return Section("Summary", "summary", items)
-    columns = ("Fit", "Runs", "Trials", "Conditions", "repeated", "Units", "Noise regressors", "Noise ceiling (%)", "Odd-even r")
-    rows: list[list[str | float | int | Link]] = []
+    columns = ("Fit", "Runs", "Trials", "Conditions", "Repeated", "Units", "Noise regressors", "Noise ceiling (%)", "Odd-even r")
+    rows: list[list[Cell]] = []
     for fit in fits:
         page = (pages or {}).get(fit.entities.get("ses", ""))
         counts = [_count(fit.get(key)) for key in ("n_runs", "n_trials", "n_conditions", "n_repeated", "n_units_valid", "n_pcs")]
-        quality = [fit.get("median_noise_ceiling_responsive", fit.best), fit.get("median_odd_even_r_responsive", fit.best)]
+        ceiling, agreement = (fit.get(f"median_{metric}_responsive", fit.best) for metric in ("noise_ceiling", "odd_even_r"))
+        quality = [Number(ceiling, 1), Number(agreement, 2)]
         rows.append([Link(fit.title, page or f"#{fit.anchor}"), *counts, *quality])
     caption = "Noise ceiling and odd-even r: medians over responsive units, of the most refined model."
     items.append(Table(columns, rows, caption))
@@ -216,7 +231,7 @@ def _map_order(key: tuple[str, str]) -> tuple[int, int, str, str]:
 def _figures(fit: _Fit, keys: Sequence[tuple[str, str]]) -> list[Figure]:
     figures = []
     for stat, desc in keys:
-        title, caption, alt = describe_figure(stat, desc)
+        title, caption, alt = describe_figure(stat, desc, as_map=fit.numbers is None or fit.numbers.drawn_as_maps)
         path = fit.figures.get((stat, desc), Path(f"{f'stat-{stat}_' if stat else ''}desc-{desc}"))
         figures.append(Figure(path, caption, alt, title))
     return figures
@@ -255,9 +270,10 @@ def _reliability(fit: _Fit) -> list[Item]:
     if ("", "reliability") not in fit.figures:
         items.insert(0, Note("Odd-even reliability could not be computed: it needs three conditions or more in both odd and even runs."))
     metrics = ("median_rsquared", "median_noise_ceiling", "median_odd_even_r")
-    rows: list[list[str | float]] = []
+    rows: list[list[Cell]] = []
     for model in fit.numbers.models:
-        values = [fit.get(f"{metric}{subset}", model) for metric in metrics for subset in ("", "_responsive")]
+        digits = {metric: 2 if metric == "median_odd_even_r" else 1 for metric in metrics}
+        values = [Number(fit.get(f"{metric}{subset}", model), digits[metric]) for metric in metrics for subset in ("", "_responsive")]
         rows.append([model, *values])
     columns = ("Model", "R² (%)", "responsive", "Noise ceiling (%)", "responsive", "Odd-even r", "responsive")
     caption = (
@@ -271,13 +287,13 @@ def _set_aside(fit: _Fit) -> list[Item]:
     if fit.numbers is None:
         return []
     total = max(1.0, fit.get("n_units"))
-    rows: list[list[str | float | int | Link]] = []
+    rows: list[list[Cell]] = []
     for metric, model in fit.numbers.values:
         reason = metric.removeprefix("n_units_")
         if metric.startswith("n_units_") and reason not in ("valid", "responsive"):
             count = fit.get(metric, model)
-            share = f"{100 * count / total:.2f} %" if math.isfinite(count) else "n/a"
-            rows.append([f"Units {_REASONS.get(reason, reason)}", _count(count), share, "NaN in every map"])
+            remark = "NaN in every map" if count else ""
+            rows.append([f"Units {_REASONS.get(reason, reason)}", _count(count), Number(100 * count / total, 2), remark])
     reasons: dict[str, list[str]] = {}
     for reason, place in fit.numbers.trials_set_aside:
         reasons.setdefault(reason, []).append(place)
@@ -286,4 +302,4 @@ def _set_aside(fit: _Fit) -> list[Item]:
         rows.append([f"Trials: {reason}", len(places), "", ", ".join(places[:3]) + more])
     if not reasons:
         rows.append(["Trials", 0, "", "every trial was modelled"])
-    return [Table(("What, and why", "Count", "Share", "Remark"), rows)]
+    return [Table(("What, and why", "Count", "Share (%)", "Remark"), rows)]
