@@ -18,7 +18,7 @@ from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
 from conform_bids.numerics.linalg import extend_basis
 
-__all__ = ["RepeatScorer", "choose_count", "count_badness", "noise_pool", "noise_regressors", "units_by_hrf"]
+__all__ = ["RepeatScorer", "choose_count", "count_badness", "noise_pool", "noise_regressors", "pool_covariances", "units_by_hrf"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -46,15 +46,13 @@ def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: floa
         return (mean > np.percentile(known, percentile) * fraction) & (onoff_rsquared < rsquared_below)
 
 
-def noise_regressors(data: RunData, pool: BoolArray, n_pcs: int, compute: Compute) -> list[FloatArray]:
-    """Principal components of the pool's time courses, run by run.
-
-    Every unit counts the same: its time course, base nuisance out, is scaled to unit length.
+def pool_covariances(data: RunData, pool: BoolArray, compute: Compute) -> list[FloatArray]:
+    """Covariance over time of the pool, run by run; every unit counts the same.
 
     Returns
     -------
-    list of (n_volumes, k) arrays
-        One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
+    list of (n_volumes, n_volumes) arrays
+        Sum over units of y y', with y a time course of unit length, base nuisance out.
     """
     units = np.flatnonzero(pool)
     result = []
@@ -67,7 +65,21 @@ def noise_regressors(data: RunData, pool: BoolArray, n_pcs: int, compute: Comput
             length = values.square().sum(0).sqrt()
             values = values[:, length > 0] / length[length > 0]
             gram += (values @ values.T).double()
-        variance, vectors = np.linalg.eigh(gram.cpu().numpy())
+        result.append(gram.cpu().numpy())
+    return result
+
+
+def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int) -> list[FloatArray]:
+    """Principal components of the noise pool's time courses, from `pool_covariances`.
+
+    Returns
+    -------
+    list of (n_volumes, k) arrays
+        One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
+    """
+    result = []
+    for covariance in covariances:
+        variance, vectors = np.linalg.eigh(covariance)
         rank = int((variance > 1e-6 * max(variance[-1], np.finfo(float).tiny)).sum())
         result.append(np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)]))
     return result
