@@ -115,7 +115,5 @@ def fit_conform(
     rsquared = library_rsquared(clean, design, columns, compute)
     index = np.argmax(np.where(np.isfinite(rsquared), rsquared, -np.inf), axis=0)
     extras = [basis.extra for basis in bases]
-    estimate = estimate_evidence_betas(
-        clean, design, columns, index, extras, units, compute, betas, average_hrfs=average_hrfs
-    )
+    estimate = estimate_evidence_betas(clean, design, columns, index, extras, units, compute, betas, average_hrfs=average_hrfs)
     return ConformFit(estimate, index, coefficients, average_hrfs)

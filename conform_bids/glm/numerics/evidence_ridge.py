@@ -93,10 +93,7 @@ class _EvidenceSolver:
         rotated = cross * (self.gain.T @ weight) + self.sums * (self.shrink.T @ (weight * mean))
         parts = list(rotated.split([part.shape[0] for part in projected]))
         average = (weight * mean).sum(0)
-        betas = [
-            rotation @ part + unseen * average
-            for rotation, part, unseen in zip(self.rotations, parts, self.unseen, strict=True)
-        ]
+        betas = [rotation @ part + unseen * average for rotation, part, unseen in zip(self.rotations, parts, self.unseen, strict=True)]
         return torch.cat(betas), parts, evidence
 
     def ordinary(self, projected: Sequence[torch.Tensor]) -> torch.Tensor:

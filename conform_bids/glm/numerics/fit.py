@@ -375,9 +375,7 @@ def _run_stages(fit: _Fit) -> FitResult:
     )
 
 
-def _fit_denoised(
-    fit: _Fit, models: Sequence[str], hrf_index: npt.NDArray[np.intp], onoff_rsquared: FloatArray
-) -> dict[str, object]:
+def _fit_denoised(fit: _Fit, models: Sequence[str], hrf_index: npt.NDArray[np.intp], onoff_rsquared: FloatArray) -> dict[str, object]:
     """Models with noise regressors; fields of the result."""
     options = fit.options
     pool_threshold, pcs_threshold = fit.thresholds(onoff_rsquared)
