@@ -121,9 +121,7 @@ class Option:
 def options_of(settings_class: type) -> tuple[Option, ...]:
     """List the options that a settings dataclass declares, in the order of its fields."""
     hints = typing.get_type_hints(settings_class)
-    return tuple(
-        _resolve(field, hints[field.name]) for field in dataclasses.fields(settings_class) if _KEY in field.metadata
-    )
+    return tuple(_resolve(field, hints[field.name]) for field in dataclasses.fields(settings_class) if _KEY in field.metadata)
 
 
 def _resolve(field: dataclasses.Field[Any], hint: Any) -> Option:
@@ -143,9 +141,7 @@ def _resolve(field: dataclasses.Field[Any], hint: Any) -> Option:
         raise TypeError(f"{field.name}: unsupported type {hint}")
     dashed = field.name.replace("_", "-")
     flag = metadata.pop("flag") or (f"--no-{dashed}" if kind is bool and field.default is True else f"--{dashed}")
-    return Option(
-        name=field.name, flag=flag, kind=kind, many=many, optional=optional, default=field.default, **metadata
-    )
+    return Option(name=field.name, flag=flag, kind=kind, many=many, optional=optional, default=field.default, **metadata)
 
 
 def validate(settings: Any) -> None:
@@ -223,9 +219,7 @@ def _convert(entry: Option, value: Any) -> Any:
             if not isinstance(element, bool):
                 raise TypeError
             return element
-        if entry.kind in (int, float) and (
-            isinstance(element, bool | str) or (entry.kind is int and int(element) != element)
-        ):
+        if entry.kind in (int, float) and (isinstance(element, bool | str) or (entry.kind is int and int(element) != element)):
             raise TypeError
         if entry.kind in (str, Path) and not isinstance(element, str | Path):
             raise TypeError

@@ -27,8 +27,8 @@ __all__ = [
     "sidecar_of",
 ]
 
-HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr")
-DENOISED_MODELS = ("fithrfdenoise", "fithrfdenoiserr")
+HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
+DENOISED_MODELS = ("fithrfdenoise", "fithrfdenoiserr", "conform")
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,11 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         else:
             add(f"{model}_rsquared", model, "rsquared", "float32", Description=_R2, Units="percent")
             description = "HRF chosen for the unit, an index into the columns of the HRF library, from 0; NaN where set aside"
-            add("hrf_index", model, "hrfindex", "float32", Description=description, Units="arbitrary", IndexBase=0)
+            index = "conform_hrf_index" if model == "conform" else "hrf_index"
+            add(index, model, "hrfindex", "float32", Description=description, Units="arbitrary", IndexBase=0)
+        if model == "conform":
+            description = "Slope of the ordinary least-squares betas on these: times it, betas have the amplitude of unshrunken ones"
+            add("conform_scale", model, "scale", "float32", Description=description, Units="arbitrary")
         if model == "fithrfdenoiserr":
             add("fraction", model, "fraction", "float32", Description="Ridge fraction chosen for the unit", Units="proportion")
         if plan.has_repeats:

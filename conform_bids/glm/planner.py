@@ -246,7 +246,7 @@ def _with_memory(plan: Plan, n_units: int, n_trials: int, resources: Resources) 
     """Declare what the fit takes: one run being read, the blocks, and the regressors of 20 HRFs."""
     volumes = [run.n_volumes or 300 for run in plan.runs]
     read = 4e-9 * n_units * max(volumes)
-    regressors = 8e-9 * 21 * n_trials * max(volumes) * 2
+    regressors = 8e-9 * 21 * n_trials * max(volumes) * (4 if "conform" in plan.models else 2)
     per_unit = 8e-9 * n_units * 200
     block = 0.15 if resources.low_mem else min(1.0, max(0.15, 0.15 * resources.memory_gb))
     return replace(plan, mem_gb=round(BASE_GB + max(read * 1.3, regressors + block * 1.5) + per_unit, 2), block_gb=block)

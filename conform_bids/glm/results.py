@@ -54,6 +54,8 @@ def fit_options(plan: Plan) -> FitOptions:
         autoscale=settings.autoscale,
         lss=settings.lss,
         percent=settings.units == "percent",
+        whiten=settings.whiten,
+        hrf_averaging=settings.hrf_averaging,
         seed=plan.random_seed,
     )
 
@@ -112,6 +114,9 @@ def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResul
             store.put(f"noise_ceiling_{name}", noise_ceiling(model.betas, loaded.design.condition, sessions))
     if "fithrfdenoiserr" in result.models:
         store.put("fraction", result.fraction)
+    if result.conform is not None:
+        store.put("conform_hrf_index", np.where(result.valid, result.conform.hrf_index, -1))
+        store.put("conform_scale", result.conform.estimate.scale)
     if result.noise_pool.size:
         store.put("noise_pool", result.noise_pool)
         store.put("pc_voxels", result.pc_voxels)
@@ -159,6 +164,8 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
         "pcs_threshold": _number(result.pcs_threshold),
         "n_pcs": result.n_pcs,
         "n_pcs_cross_validated": bool(result.pc_curve.size),
+        "autoregression": [] if result.conform is None else [round(float(value), 6) for value in result.conform.autoregression],
+        "hrfs_averaged": result.conform is not None and result.conform.averaged,
         "n_noise_pool": int(result.noise_pool.sum()),
         "notes": [*plan.notes, *(note for note in result.notes if note not in plan.notes)],
         "polynomial_degree": list(loaded.design.polynomial_degree),

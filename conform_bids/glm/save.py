@@ -32,6 +32,7 @@ _METHODS = {
     "assumehrf": "Single-trial least squares with one assumed HRF (GLMsingle type A)",
     "fithrf": "Single-trial least squares with the unit's HRF of the library (GLMsingle type B)",
     "fithrfdenoise": "Single-trial least squares with the unit's HRF and noise regressors (GLMsingle type C)",
+    "conform": "Evidence ridge towards the unit's mean response, with noise regressors and serial correlation out",
     "fithrfdenoiserr": "Fractional ridge regression with the unit's HRF and noise regressors (GLMsingle type D)",
 }
 
@@ -92,7 +93,7 @@ def _save_map(plan: Plan, loaded: LoadedFit, space: Space, arrays: _Results, row
     if row.array.endswith("_betas"):
         kinds = loaded.trials["trial_type"]
         names = [f"trial-{trial:05d} {kind}" for trial, kind in zip(loaded.trials["trial"], kinds, strict=True)]
-    elif row.array == "hrf_index":
+    elif row.array.endswith("hrf_index"):
         values = np.where(values >= 0, values, np.nan)
     if values.ndim == 1:
         names = [str(row.fields["Description"])[:60]]
@@ -132,6 +133,8 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
         }
         if row.model in DENOISED_MODELS:
             fields["NumberOfNoiseRegressors"] = arrays.summary["n_pcs"]
+        if row.model == "conform":
+            fields |= {"Autoregression": arrays.summary["autoregression"], "HRFsAveraged": arrays.summary["hrfs_averaged"]}
         if row.array.endswith("_betas"):
             fields |= {
                 "FrameTimes": [run.start_time for run in plan.runs] if plan.settings.compat is None else "ignored",

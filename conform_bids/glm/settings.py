@@ -10,8 +10,8 @@ from conform_bids.options import option, validate
 
 __all__ = ["MODELS", "GLMSettings"]
 
-MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")
-"""The models by name, GLMsingle's types A to D; each is the ``desc`` of its files."""
+MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
+"""The models by name, GLMsingle's types A to D and ours; each is the ``desc`` of its files."""
 
 _EVENTS = "events and design"
 _MODEL = "model"
@@ -33,7 +33,8 @@ class GLMSettings:
     model: tuple[str, ...] = option(
         ("fithrf", "fithrfdenoiserr"),
         "Models to fit; each gives its own maps. assumehrf: one HRF for all units (GLMsingle's type A); fithrf: each unit's HRF from "
-        "the library (B); fithrfdenoise: and noise regressors (C); fithrfdenoiserr: and fractional ridge regression (D).",
+        "the library (B); fithrfdenoise: and noise regressors (C); fithrfdenoiserr: and fractional ridge regression (D); conform: noise "
+        "regressors and serial correlation out first, then the HRF, then shrinkage towards the unit's own mean, without labels.",
         choices=MODELS,
         group=_MODEL,
     )
@@ -167,6 +168,21 @@ class GLMSettings:
         group=_DENOISE,
     )
 
+    whiten: str = option(
+        "auto",
+        "Make the noise white before the model conform is fitted: ar (one autoregressive model of the noise pool), none, or auto, which "
+        "whitens event-related designs and leaves blocks (stimuli of 8 s and more) alone.",
+        choices=("auto", "none", "ar"),
+        group=_DENOISE,
+    )
+    hrf_averaging: str = option(
+        "auto",
+        "Average the betas of the model conform over the HRF library, weighted by evidence: on, off, or auto, which does so where "
+        "onsets follow each other within 3.5 s (median). It costs ten times the fit.",
+        choices=("auto", "on", "off"),
+        group=_DENOISE,
+    )
+
     fit_scope: str = option(
         "auto",
         "Which runs are fitted together: those of a session, or all of the subject; auto: by session where every session repeats "
@@ -196,6 +212,8 @@ class GLMSettings:
         for fold in self.cv_folds:
             if not all(run.isdigit() and int(run) >= 1 for run in fold):
                 raise UsageError(f"--cv-folds: {','.join(fold)}: runs are counted from 1")
+        if "conform" in self.model and (self.compat or self.engine == "glmsingle"):
+            raise UsageError("--model conform: GLMsingle has no such model; leave out --compat and --engine glmsingle")
         sessions = [session for group in self.session_groups for session in group]
         if len(set(sessions)) < len(sessions):
             raise UsageError("--session-groups: a session stands in two groups")

@@ -64,7 +64,7 @@ def survey_units(runs: Sequence[npt.NDArray[np.float32]]) -> UnitSurvey:
 
 
 class RunData:
-    """Blocks of the data of all runs, base nuisance out, on the device.
+    """Blocks of the data of all runs, whitened where that is asked for, base nuisance out, on the device.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ class RunData:
     rounding_noise : (n_units,) bool array, optional
         Units whose projection is done as GLMsingle does it, by a dense float32 matrix on the raw data, so that a constant unit keeps
         the rounding noise that enters GLMsingle's median (quirk 11); compat only.
+    filters : sequence of (n_volumes, n_volumes) arrays, optional
+        Applied to the data of each run before the base, which has to be filtered already, is taken out.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class RunData:
         bases: Sequence[NuisanceBases],
         device: str,
         rounding_noise: npt.NDArray[np.bool_] | None = None,
+        filters: Sequence[FloatArray] | None = None,
     ) -> None:
         self.runs = runs
         self.bases = bases
         self.device = device
         self.n_units = runs[0].shape[1]
+        self._filters = None if filters is None else [to_tensor(matrix, device) for matrix in filters]
         self._base = [to_tensor(basis.base, device) for basis in bases]
         self._noisy = rounding_noise if rounding_noise is not None and rounding_noise.any() else None
 
@@ -100,6 +104,8 @@ class RunData:
         with np.errstate(invalid="ignore"):  # units that are not finite are set aside by the caller
             centred = raw - raw.mean(axis=0, dtype=np.float64).astype(np.float32)
         data = to_tensor(centred, self.device)
+        if self._filters is not None:
+            data = self._filters[run] @ data
         data = data - self._base[run] @ (self._base[run].T @ data)
         if self._noisy is not None and self._noisy[units].any():
             noisy = np.flatnonzero(self._noisy[units])

@@ -12,13 +12,13 @@ import torch
 
 from conform_bids.glm.numerics.data import RunData
 from conform_bids.glm.numerics.design import Design
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, RunFactor, factorise_run
 from conform_bids.numerics.blocks import block_size, index_blocks
 from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
 from conform_bids.numerics.linalg import extend_basis
 
-__all__ = ["RepeatScorer", "choose_count", "count_badness", "noise_pool", "noise_regressors", "units_by_hrf"]
+__all__ = ["RepeatScorer", "choose_count", "count_badness", "noise_pool", "noise_regressors", "pool_covariances", "units_by_hrf"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -46,15 +46,13 @@ def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: floa
         return (mean > np.percentile(known, percentile) * fraction) & (onoff_rsquared < rsquared_below)
 
 
-def noise_regressors(data: RunData, pool: BoolArray, n_pcs: int, compute: Compute) -> list[FloatArray]:
-    """Principal components of the pool's time courses, run by run.
-
-    Every unit counts the same: its time course, base nuisance out, is scaled to unit length.
+def pool_covariances(data: RunData, pool: BoolArray, compute: Compute) -> list[FloatArray]:
+    """Covariance over time of the pool, run by run; every unit counts the same.
 
     Returns
     -------
-    list of (n_volumes, k) arrays
-        One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
+    list of (n_volumes, n_volumes) arrays
+        Sum over units of y y', with y a time course of unit length, base nuisance out.
     """
     units = np.flatnonzero(pool)
     result = []
@@ -67,7 +65,21 @@ def noise_regressors(data: RunData, pool: BoolArray, n_pcs: int, compute: Comput
             length = values.square().sum(0).sqrt()
             values = values[:, length > 0] / length[length > 0]
             gram += (values @ values.T).double()
-        variance, vectors = np.linalg.eigh(gram.cpu().numpy())
+        result.append(gram.cpu().numpy())
+    return result
+
+
+def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int) -> list[FloatArray]:
+    """Principal components of the noise pool's time courses, from `pool_covariances`.
+
+    Returns
+    -------
+    list of (n_volumes, k) arrays
+        One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
+    """
+    result = []
+    for covariance in covariances:
+        variance, vectors = np.linalg.eigh(covariance)
         rank = int((variance > 1e-6 * max(variance[-1], np.finfo(float).tiny)).sum())
         result.append(np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)]))
     return result
@@ -97,36 +109,41 @@ class _CountFactor:
     """What a run and HRF need to score 0..K noise regressors at once.
 
     ``plain`` is the fit without any, ``start`` the one that the regressors are added to (compat with user regressors: the two differ).
-    Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that number is row k of
-    ``probe``'Y - ``inner`` w, with w = U'Y.
+    Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that number is row k of ``probe`` Y.
     """
 
     plain: RunFactor
     start: RunFactor
     probe: torch.Tensor
-    inner: torch.Tensor
     update: torch.Tensor
 
 
 def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, first_is_plain: bool, device: str) -> _CountFactor:
-    """Nested models by block elimination: with W the noise regressors (orthonormal, other nuisance out), R = U'W and Z = V S^-1 R.
+    """Nested models by orthogonalisation: what regressor k adds to design and regressors before it is a unit vector q_k.
 
-    The joint coefficients of W are (W'W - R'R)^-1 (W'Y - R'w); a Cholesky factor L of the bracket makes them nested, so that model k
-    is model k - 1 less column k of Z L^-T times row k of L^-1 (W'Y - R'w).
+    With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
+    W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y. A regressor that adds nothing (it lies in
+    the design) leaves the model as it is.
     """
     start = factorise_run(regressors, extra, device)
     plain = factorise_run(regressors, np.zeros((len(extra), 0)), device) if first_is_plain else start
     added = extend_basis(extra, pcs)
-    inside = start.left.double().cpu().numpy().T @ added
-    bracket = np.eye(added.shape[1]) - inside.T @ inside
-    lower = np.linalg.cholesky(bracket + 1e-10 * np.eye(len(bracket)))
-    solve = np.linalg.inv(lower) if len(lower) else lower
+    left = start.left.double().cpu().numpy()
+    inside = left.T @ added
+    outside = added - left @ inside
+    directions, combine = np.zeros_like(outside), np.zeros((added.shape[1],) * 2)
+    for k in range(added.shape[1]):
+        overlap = directions.T @ outside[:, k]
+        rest = outside[:, k] - directions @ overlap
+        length = float(np.linalg.norm(rest))
+        if length > RANK_TOLERANCE:
+            directions[:, k] = rest / length
+            combine[:, k] = (np.eye(len(combine))[:, k] - combine @ overlap) / length
     return _CountFactor(
         plain=plain,
         start=start,
-        probe=to_tensor((added @ solve.T).T, device),
-        inner=to_tensor(solve @ inside.T, device),
-        update=to_tensor((start.right / start.singular) @ inside @ solve.T, device),
+        probe=to_tensor(directions.T, device),
+        update=to_tensor((start.right / start.singular) @ inside @ combine, device),
     )
 
 
@@ -239,7 +256,7 @@ def _block_badness(
         start[rows] = factor.start.weights() @ projected
         if start is not plain:
             plain[rows] = factor.plain.weights() @ (factor.plain.left.T @ values)
-        changes.append(factor.probe @ values - factor.inner @ projected)
+        changes.append(factor.probe @ values)
     z, means, inverses = scorer.standardise(plain)
     partners, constant = scorer.targets(z)
     errors = torch.zeros((n_pcs + 1, len(units)), device=data.device)

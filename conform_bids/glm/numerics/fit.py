@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.glm.numerics.conform_model import ConformFit, averages_hrfs, fit_conform, whitens
 from conform_bids.glm.numerics.data import RunData, UnitSurvey, survey_units
 from conform_bids.glm.numerics.denoise import (
     RepeatScorer,
@@ -15,6 +16,7 @@ from conform_bids.glm.numerics.denoise import (
     count_badness,
     noise_pool,
     noise_regressors,
+    pool_covariances,
 )
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases, rounded_regressors
 from conform_bids.glm.numerics.estimate import Estimate, RidgeChoice, estimate_betas, estimate_separate_betas
@@ -31,6 +33,7 @@ __all__ = ["FitOptions", "FitResult", "ModelFit", "fit_models"]
 FloatArray = npt.NDArray[np.float64]
 Allocate = Callable[[str, tuple[int, ...]], npt.NDArray[np.float32]]
 FALLBACK_VOTERS = 100
+DENOISED = frozenset({"fithrfdenoise", "fithrfdenoiserr", "conform"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class FitOptions:
         Ridge fractions.
     autoscale, lss, percent : bool
         Match ridge betas to the ordinary ones; least squares separate for fithrf; percent signal change instead of raw units.
+    whiten, hrf_averaging : str
+        Of the model conform: auto, none or ar; auto, on or off.
     seed : int
         Of the mixture that finds the R2 threshold.
     """
@@ -68,6 +73,8 @@ class FitOptions:
     autoscale: bool = True
     lss: bool = False
     percent: bool = True
+    whiten: str = "auto"
+    hrf_averaging: str = "auto"
     seed: int = 0
 
 
@@ -114,6 +121,8 @@ class FitResult:
         Cross-validation error.
     scale_offset : (2, n_units) array or None
         Applied to the ridge betas, raw units.
+    conform : ConformFit or None
+        What the model conform chose.
     notes : tuple of str
         Fallbacks that were taken.
     """
@@ -135,6 +144,7 @@ class FitResult:
     fraction: FloatArray = field(default_factory=lambda: np.zeros(0))
     ridge_badness: FloatArray | None = None
     scale_offset: FloatArray | None = None
+    conform: ConformFit | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -153,6 +163,7 @@ class _Fit:
     ) -> None:
         self.design, self.options, self.compute, self.allocate = design, options, compute, allocate
         self.notes: list[str] = []
+        self.runs = runs
         self.survey = survey_units(runs)
         usable = self.survey.finite & ~self.survey.empty
         self.valid = usable if options.compat else usable & ~self.survey.constant
@@ -200,12 +211,35 @@ class _Fit:
         estimate = estimate_betas(self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas, ridge)
         if self.options.lss and name == "fithrf":
             estimate_separate_betas(self.data, self.design, regressors, hrf_index, extras, self.units, self.compute, betas)
+        self._keep(name, betas, estimate.rsquared, estimate.rsquared_run)
+        return estimate
+
+    def _keep(self, name: str, betas: npt.NDArray[np.float32], rsquared: FloatArray, rsquared_run: FloatArray) -> None:
         if self.options.percent:
             scale = self.percent_scale().astype(np.float32)
             for row in betas:
                 row *= scale
-        self.models[name] = ModelFit(betas, estimate.rsquared, estimate.rsquared_run)
-        return estimate
+        self.models[name] = ModelFit(betas, rsquared, rsquared_run)
+
+    def conform(self, covariances: Sequence[FloatArray], pcs: Sequence[FloatArray]) -> ConformFit:
+        """Fit the model ``conform`` with the noise regressors that were chosen."""
+        betas = self.allocate("conform_betas", (self.design.n_trials, self.data.n_units))
+        betas[:] = np.nan
+        fitted = fit_conform(
+            self.runs,
+            self.data,
+            self.design,
+            self.library,
+            pcs,
+            covariances,
+            self.units,
+            self.compute,
+            betas,
+            whiten=whitens(self.options.whiten, self.design) and any(covariance.any() for covariance in covariances),
+            average_hrfs=averages_hrfs(self.options.hrf_averaging, self.design),
+        )
+        self._keep("conform", betas, fitted.estimate.rsquared, fitted.estimate.rsquared_run)
+        return fitted
 
     def percent_scale(self) -> FloatArray:
         """Factor from raw to percent signal change; NaN where the mean is not a positive or negative number."""
@@ -259,7 +293,7 @@ class _Fit:
         available = min(pc.shape[1] for pc in pcs)
         if self.options.pcs_stop <= 0:
             return min(round(-self.options.pcs_stop), available), np.zeros(0)
-        if available == 0:
+        if available == 0 or not self.pairs.any:
             return 0, np.zeros(0)
         badness = count_badness(self.data, self.design, self.library, hrf_index, pcs, self.pairs, np.flatnonzero(voters), self.compute)
         trend = -np.nanmedian(badness, axis=1)
@@ -311,7 +345,7 @@ def fit_models(
 
 
 def _run_stages(fit: _Fit) -> FitResult:
-    options, survey = fit.options, fit.survey
+    options = fit.options
     models, notes = feasible_models(
         options.models, can_cross_validate=fit.pairs.any, pcs_stop=options.pcs_stop, n_fractions=len(set(options.fractions))
     )
@@ -319,34 +353,18 @@ def _run_stages(fit: _Fit) -> FitResult:
     onoff_beta, onoff_rsquared = fit_onoff(fit.data, fit.design, fit.assumed, fit.compute)
     onoff_rsquared[~fit.valid] = onoff_beta[~fit.valid] = np.nan
     result: dict[str, object] = {}
-    zero = np.zeros(fit.data.n_units, np.intp)
+    hrf_index = np.zeros(fit.data.n_units, np.intp)
     if "assumehrf" in models:
-        fit.estimate("assumehrf", fit.assumed, zero, fit.user_extras())
-    hrf_index = zero
+        fit.estimate("assumehrf", fit.assumed, hrf_index, fit.user_extras())
     if set(models) != {"assumehrf"}:
         hrf_index, result["library_rsquared"] = fit.choose_hrfs()
     if "fithrf" in models:
         fit.estimate("fithrf", fit.library, hrf_index, fit.user_extras())
-    if "fithrfdenoise" in models or "fithrfdenoiserr" in models:
-        pool_threshold, pcs_threshold = fit.thresholds(onoff_rsquared)
-        pool, voters = fit.pool(onoff_rsquared, pool_threshold), fit.voters(onoff_rsquared, pcs_threshold)
-        wanted = options.n_pcs if options.pcs_stop > 0 else round(-options.pcs_stop)
-        pcs = noise_regressors(fit.data, pool, wanted, fit.compute)
-        n_pcs, curve = fit.count_pcs(pcs, hrf_index, voters)
-        extras = fit.extras_with(n_pcs, pcs)
-        result |= {"noise_pool": pool, "pc_voxels": voters, "noise_pool_threshold": pool_threshold}
-        result |= {"pcs_threshold": pcs_threshold, "pcs": pcs, "n_pcs": n_pcs, "pc_curve": curve}
-        if "fithrfdenoise" in models:
-            fit.estimate("fithrfdenoise", fit.library, hrf_index, extras)
-        if "fithrfdenoiserr" in models:
-            ridge = fit.estimate("fithrfdenoiserr", fit.library, hrf_index, extras, fit.ridge())
-            result |= {"ridge_badness": ridge.badness, "scale_offset": ridge.scale_offset}
-            fraction = np.full(fit.data.n_units, np.nan) if ridge.fraction is None else ridge.fraction
-            # GLMsingle gives an all-zero unit HRF 0 and fraction 1 (quirk 11)
-            result["fraction"] = np.where(survey.empty, 1.0, fraction) if options.compat else fraction
-    kept = fit.valid | survey.empty if options.compat else fit.valid
+    if set(models) & DENOISED:
+        result |= _fit_denoised(fit, models, hrf_index, onoff_rsquared)
+    kept = fit.valid | fit.survey.empty if options.compat else fit.valid
     return FitResult(
-        survey=survey,
+        survey=fit.survey,
         valid=fit.valid,
         onoff_beta=onoff_beta * (fit.percent_scale() if options.percent else 1.0),
         onoff_rsquared=onoff_rsquared,
@@ -355,3 +373,28 @@ def _run_stages(fit: _Fit) -> FitResult:
         notes=tuple(fit.notes),
         **result,  # type: ignore[arg-type]
     )
+
+
+def _fit_denoised(fit: _Fit, models: Sequence[str], hrf_index: npt.NDArray[np.intp], onoff_rsquared: FloatArray) -> dict[str, object]:
+    """Models with noise regressors; fields of the result."""
+    options = fit.options
+    pool_threshold, pcs_threshold = fit.thresholds(onoff_rsquared)
+    pool, voters = fit.pool(onoff_rsquared, pool_threshold), fit.voters(onoff_rsquared, pcs_threshold)
+    wanted = options.n_pcs if options.pcs_stop > 0 else round(-options.pcs_stop)
+    covariances = pool_covariances(fit.data, pool, fit.compute)
+    pcs = noise_regressors(covariances, wanted)
+    n_pcs, curve = fit.count_pcs(pcs, hrf_index, voters)
+    extras = fit.extras_with(n_pcs, pcs)
+    result: dict[str, object] = {"noise_pool": pool, "pc_voxels": voters, "noise_pool_threshold": pool_threshold}
+    result |= {"pcs_threshold": pcs_threshold, "pcs": pcs, "n_pcs": n_pcs, "pc_curve": curve}
+    if "fithrfdenoise" in models:
+        fit.estimate("fithrfdenoise", fit.library, hrf_index, extras)
+    if "fithrfdenoiserr" in models:
+        ridge = fit.estimate("fithrfdenoiserr", fit.library, hrf_index, extras, fit.ridge())
+        result |= {"ridge_badness": ridge.badness, "scale_offset": ridge.scale_offset}
+        fraction = np.full(fit.data.n_units, np.nan) if ridge.fraction is None else ridge.fraction
+        # GLMsingle gives an all-zero unit HRF 0 and fraction 1 (quirk 11)
+        result["fraction"] = np.where(fit.survey.empty, 1.0, fraction) if options.compat else fraction
+    if "conform" in models:
+        result["conform"] = fit.conform(covariances, [pc[:, :n_pcs] for pc in pcs])
+    return result

@@ -12,8 +12,9 @@ def feasible_models(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Models that the design allows, and a note for each that it does not.
 
-    Denoising needs a condition that repeats over cross-validation folds, unless ``pcs_stop`` fixes the number of regressors; the ridge
-    needs one unless its fraction is fixed. What cannot be done falls back to the best model below it.
+    The model conform can always be fitted, without noise regressors where their number cannot be found. Denoising needs a condition
+    that repeats over cross-validation folds, unless ``pcs_stop`` fixes the number of regressors; the ridge needs one unless its
+    fraction is fixed. What cannot be done falls back to the best model below it.
     """
     count_known = can_cross_validate or pcs_stop <= 0
     fraction_known = can_cross_validate or n_fractions == 1

@@ -29,6 +29,7 @@ MODEL_TITLES = {
     "fithrf": "fitted HRF",
     "fithrfdenoise": "fitted HRF, denoised",
     "fithrfdenoiserr": "fitted HRF, denoised, ridge",
+    "conform": "conform: denoised, white noise, evidence ridge",
 }
 
 
@@ -102,6 +103,11 @@ class _Fit:
     def array(self, name: str) -> NDArray[Any] | None:
         path = self.folder / f"{name}.npy"
         return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
+
+    def hrf_index(self) -> NDArray[Any] | None:
+        """HRF of each unit, of the most refined model that was fitted."""
+        own = self.array("conform_hrf_index") if self.models[-1:] == ["conform"] else None
+        return self.array("hrf_index") if own is None else own
 
     def values(self, name: str) -> NDArray[np.float64] | None:
         """An array of one number a unit, NaN where the unit was set aside."""
@@ -243,7 +249,7 @@ def _contrast_scale(label: str, values: NDArray[np.float64] | None) -> draw.Scal
 def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
     """HRF, noise regressors, ridge fraction."""
     figures = []
-    index, library, times = fit.array("hrf_index"), fit.array("hrf_library"), fit.array("hrf_times")
+    index, library, times = fit.hrf_index(), fit.array("hrf_library"), fit.array("hrf_times")
     if index is not None and library is not None and times is not None and library.ndim == 2 and library.shape[1] > 1:
         chosen = np.asarray(index)[fit.responsive]
         reference = fit.array("assumed_hrf")

@@ -90,10 +90,12 @@ def _models(settings: GLMSettings) -> list[str]:
             f"**fithrf**: for each unit the HRF that explains most variance was chosen from {_library(settings)}; responses were "
             f"estimated {how}."
         )
-    if {"fithrfdenoise", "fithrfdenoiserr"} & set(settings.model):
+    if {"fithrfdenoise", "fithrfdenoiserr", "conform"} & set(settings.model):
         parts.append(_denoising(settings))
     if "fithrfdenoiserr" in settings.model:
         parts.append(_ridge(settings))
+    if "conform" in settings.model:
+        parts.append(_conform(settings))
     return parts
 
 
@@ -102,7 +104,7 @@ def _library(settings: GLMSettings) -> str:
 
 
 def _denoising(settings: GLMSettings) -> str:
-    names = " and ".join(f"**{model}**" for model in settings.model if model.startswith("fithrfdenoise"))
+    names = " and ".join(f"**{model}**" for model in settings.model if model.startswith("fithrfdenoise") or model == "conform")
     hrf = "" if "fithrf" in settings.model else f" The HRF of each unit was chosen from {_library(settings)}."
     percentile, fraction = settings.brain_threshold
     pool = (
@@ -121,6 +123,26 @@ def _denoising(settings: GLMSettings) -> str:
     return (
         f"{text} Their number, up to {settings.n_pcs}, was chosen by how well repeats of a condition predicted each other over {folds}, "
         f"as the smallest within a factor of {settings.pcs_stop:g} of the best."
+    )
+
+
+def _conform(settings: GLMSettings) -> str:
+    whitening = {
+        "ar": "the data were whitened by one autoregressive model of order 4 of the noise pool, its bias from detrending corrected "
+        "[@worsley2002]",
+        "auto": "data of event-related designs were whitened by one autoregressive model of order 4 of the noise pool, its bias from "
+        "detrending corrected [@worsley2002]",
+        "none": "the data were not whitened",
+    }[settings.whiten]
+    averaging = {
+        "on": ", averaged over the HRFs of the library by their evidence",
+        "auto": ", averaged over the HRFs of the library by their evidence where onsets followed each other within 3.5 s",
+        "off": "",
+    }[settings.hrf_averaging]
+    return (
+        f"**conform**: noise regressors were taken out of data and design, {whitening}, and the HRF of each unit was chosen on what was "
+        "left. Responses were shrunk towards the unit's own mean response by a ridge penalty averaged over by its evidence "
+        f"[@mackay1992], which uses no condition labels{averaging}."
     )
 
 

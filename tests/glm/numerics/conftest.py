@@ -58,7 +58,7 @@ def make_design() -> Callable[..., Design]:
 def simulate_runs() -> Callable[..., list[np.ndarray]]:
     """BOLD of a design: HRFs of the library, drifts, shared noise and white noise."""
 
-    def simulate(design: Design, n_units: int = 40, seed: int = 1, noise: float = 3.0) -> list[np.ndarray]:
+    def simulate(design: Design, n_units: int = 40, seed: int = 1, noise: float = 3.0, structured: float = 0.3) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
         library = load_default_library()
         hrf = rng.integers(0, library.n_hrfs, n_units)
@@ -73,8 +73,8 @@ def simulate_runs() -> Callable[..., list[np.ndarray]]:
             responses = response_at(library, 1.0, delays)[:, :, hrf]
             signal = np.einsum("tnv,nv->tv", responses, tuning[design.condition[trials]])
             drift = np.linspace(-1, 1, length)[:, None] * rng.normal(0, 3, n_units)
-            structured = rng.standard_normal((length, 3)).cumsum(0) @ shared * 0.3
-            values = base * (1 + (signal + drift + structured + noise * rng.standard_normal((length, n_units))) / 100)
+            shared_noise = rng.standard_normal((length, 3)).cumsum(0) @ shared * structured
+            values = base * (1 + (signal + drift + shared_noise + noise * rng.standard_normal((length, n_units))) / 100)
             runs.append(values.astype(np.float32))
         return runs
 

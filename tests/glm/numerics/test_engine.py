@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library
 from conform_bids.glm.numerics.data import RunData
-from conform_bids.glm.numerics.denoise import choose_count, count_badness, noise_regressors
+from conform_bids.glm.numerics.denoise import choose_count, count_badness, noise_regressors, pool_covariances
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
 from conform_bids.glm.numerics.least_squares import separate_trials_matrix
@@ -183,7 +183,7 @@ def test_nested_noise_regressors_score_as_fitted_one_by_one(make_design: Make, s
     data = RunData(runs, bases, "cpu")
     columns = exact_regressors(design, lambda duration, times: response_at(load_default_library(), duration, times))
     regressors = [np.stack([project_out(basis.base, hrf) for hrf in columns(run)]) for run, basis in enumerate(bases)]
-    pcs = noise_regressors(data, np.ones(30, bool), 5, Compute())
+    pcs = noise_regressors(pool_covariances(data, np.ones(30, bool), Compute()), 5)
     pairs = pair_repeats(design.condition, design.run, design.folds)
     hrf_index = np.arange(30) % 20
     badness = count_badness(data, design, regressors, hrf_index, pcs, pairs, np.arange(30), Compute())
