@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from conform_bids.bids.spaces import CiftiSpace, Space, SurfaceSpace, VolumeSpace
@@ -120,6 +121,7 @@ def _add_key(figure: Figure, scale: Scale, left: float, size: tuple[float, float
         axes.axhline(scale.floor, color="white", linewidth=2)
         axes.axhline(scale.floor, color="black", linewidth=0.8)
     bar.ax.tick_params(labelsize=8.5)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
 def _plot_cortex(

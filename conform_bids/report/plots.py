@@ -123,7 +123,7 @@ def plot_curves_by_share(
     reference : ndarray, shape (time,), optional
         A curve to compare with, drawn dashed.
     n_shown : str
-        Which units were counted, for the title.
+        Which units were counted, for the label of the axis.
     longest : float
         Seconds drawn.
     """
@@ -142,7 +142,7 @@ def plot_curves_by_share(
         _legend_above(bars)
         bars.set_xlim(-0.8, n_curves - 0.2)
         bars.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
-        finish_axes(bars, "HRF index (0-based)", "Units that chose it (%)", f"Choice{n_shown}")
+        finish_axes(bars, "HRF index (0-based)", f"Share{n_shown} (%)", "Choice")
         kept = times <= longest
         for curve in np.argsort(share, kind="stable"):
             lines.plot(times[kept], curves[kept, curve], color=colours(scale(share[curve])), linewidth=1 + 1.6 * scale(share[curve]))

@@ -153,18 +153,21 @@ def _columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     return {title: values for title, values in shown.items() if np.isfinite(values).sum() >= max(1, len(values) / 4)}
 
 
-_HEADS = {
+_NAMES = {
     "participant_id": "Participant",
     "session_id": "Session",
     "task_id": "Task",
+    **{f"{key}_label": key for key in _OTHER},
     "space_label": "Space",
     "resolution_label": "Resolution",
     "density_label": "Density",
+}
+_NUMBERS = {
+    "mean_framewise_displacement": "Mean FD (mm)",
     "n_runs": "Runs",
     "n_trials": "Trials",
     "n_trials_set_aside": "Trials set aside",
     "n_conditions": "Conditions",
-    "n_repeated": "Repeated",
     "n_units": "Units",
     "n_units_set_aside": "Units set aside",
     "n_noise_pool": "Noise pool",
@@ -173,15 +176,14 @@ _HEADS = {
 
 
 def _html_table(table: pd.DataFrame, output_dir: Path) -> Table:
-    """What tells fits apart, counts, and the quality of the most refined model; the file has the rest."""
+    """What tells fits apart, the quality of the most refined model, and counts; the file has the rest."""
     model = next(
         (column.removeprefix("median_rsquared_responsive_") for column in reversed(table.columns) if "rsquared_resp" in column), ""
     )
     decimals = {f"median_noise_ceiling_responsive_{model}": 1, f"median_odd_even_r_responsive_{model}": 2}
-    heads = _HEADS | dict(zip(decimals, ("Noise ceiling (%)", "Odd-even r"), strict=True))
-    heads |= {f"{key}_label": key for key in _OTHER} | {"mean_framewise_displacement": _PLAIN["mean_framewise_displacement"]}
+    heads = {**_NAMES, **dict(zip(decimals, ("Noise ceiling (%)", "Odd-even r"), strict=True)), **_NUMBERS}
     decimals["mean_framewise_displacement"] = 2
-    keep = [column for column in table.columns if column in heads and table[column].notna().any()]
+    keep = [column for column in heads if column in table.columns and table[column].notna().any()]
     rows: list[list[Cell]] = []
     for _, row in table.iterrows():
         label = str(row["participant_id"])
