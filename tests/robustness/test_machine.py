@@ -38,7 +38,8 @@ def _refuse(kind):
     return refuse
 
 class Guarded(socket.socket):
-    connect, connect_ex, bind, listen = map(_refuse, ("connect", "connect_ex", "bind", "listen"))
+    # not bind: urllib3 binds, and closes, a socket to see whether there is IPv6
+    connect, connect_ex, listen, sendto = map(_refuse, ("connect", "connect_ex", "listen", "sendto"))
 
 socket.socket = socket.SocketType = Guarded
 """
@@ -212,7 +213,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-@pytest.mark.parametrize(("name", "size"), [("out", "16k"), ("out", "200k"), ("work", "16k"), ("work", "200k")])
+@pytest.mark.parametrize(("name", "size"), [("out", "16k"), ("out", "200k"), ("work", "200k")])
 def test_a_full_disk_is_named_and_a_second_run_completes(
     name: str, size: str, small_disk: Any, tmp_path: Path, pristine: Any, run_glm: Any, reference: Path
 ) -> None:
