@@ -114,8 +114,8 @@ class FileFit:
         return dict(json.loads(self.output(ending).read_text()))
 
 
-def plan_files(dataset: Path, output: Path, *flags: str) -> tuple[Any, Any]:
-    """Configuration and plan of the first participant, as the command line makes them."""
+def plan_files(dataset: Path, output: Path, *flags: str, opened: Any = None) -> tuple[Any, Any]:
+    """Configuration and plan of the first participant, as the command line makes them; ``opened`` is the dataset where it is already."""
     from bids_app.cli import parse
     from bids_app.glm.__main__ import APP
     from bids_app.plan import selection_of
@@ -125,7 +125,7 @@ def plan_files(dataset: Path, output: Path, *flags: str) -> tuple[Any, Any]:
 
     config = parse(APP, [str(dataset), str(output), "participant", *flags])
     selection, _ = selection_of(APP, config)
-    opened = open_dataset(dataset, participants=config.bids.participant_label)
+    opened = opened or open_dataset(dataset, participants=config.bids.participant_label)
     resources = Resources(random_seed=config.execution.random_seed, low_mem=config.execution.low_mem, sloppy=config.execution.sloppy)
     return config, plan_participant(opened.participants[0], opened, selection, config.settings, resources, output)
 
