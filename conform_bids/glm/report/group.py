@@ -167,10 +167,8 @@ _NUMBERS = {
     "n_runs": "Runs",
     "n_trials": "Trials",
     "n_trials_set_aside": "Trials set aside",
-    "n_conditions": "Conditions",
     "n_units": "Units",
     "n_units_set_aside": "Units set aside",
-    "n_noise_pool": "Noise pool",
     "n_pcs": "Noise regressors",
 }
 
