@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -130,8 +132,8 @@ def plan_files(dataset: Path, output: Path, *flags: str, opened: Any = None) -> 
     return config, plan_participant(opened.participants[0], opened, selection, config.settings, resources, output)
 
 
-def fit_files(dataset: Path, folder: Path, *flags: str) -> list[FileFit]:
-    """Plan, load, fit and save, with the flags of the command line but without Nipype."""
+def fit_files(dataset: Path, folder: Path, *flags: str, opened: Any = None) -> list[FileFit]:
+    """Plan, load, fit and save, with the flags of the command line but without Nipype; ``opened``: see `plan_files`."""
     from conform_bids.bids.spaces import load_space
     from conform_bids.bids.tables import read_tsv
     from conform_bids.glm.load import load_fit, read_loaded
@@ -139,7 +141,7 @@ def fit_files(dataset: Path, folder: Path, *flags: str) -> list[FileFit]:
     from conform_bids.glm.save import save_outputs
     from conform_bids.numerics.compute import Compute
 
-    _, planned = plan_files(dataset, folder / "out", *flags)
+    _, planned = plan_files(dataset, folder / "out", *flags, opened=opened)
     fits = []
     for plan in planned.jobs:
         work = folder / plan.name
@@ -192,6 +194,17 @@ class AppRun:
         return replace(self, output=output)
 
 
+def run_here(_app: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Like the fixture run_app, but in this process, one node after the other: no time goes into imports and workers."""
+    from bids_app.glm.__main__ import APP
+    from bids_app.run import main
+
+    typed = [*map(str, arguments), "--debug", "workflow"]
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = main(APP, typed)
+    return subprocess.CompletedProcess(typed, status, output.getvalue(), errors.getvalue())
+
+
 def _run(run_app: RunApp, folder: Path, dataset: Path, *arguments: str) -> AppRun:
     output, work = folder / "out", folder / "work"
     flags = ("-w", str(work), "--nprocs", str(min(2, os.cpu_count() or 1)), "--omp-nthreads", "1", "--device", "cpu", *arguments)
@@ -217,5 +230,5 @@ def haxby_run(real_data: Path, run_app: RunApp, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def run_glm(run_app: RunApp) -> Callable[..., AppRun]:
-    """`run_glm(folder, dataset, *arguments)`: output and work folder go to ``folder``."""
-    return lambda folder, dataset, *arguments: _run(run_app, folder, dataset, *arguments)
+    """`run_glm(folder, dataset, *arguments)`: output and work folder go to ``folder``; ``here=True`` runs it in this process."""
+    return lambda folder, dataset, *arguments, here=False: _run(run_here if here else run_app, folder, dataset, *arguments)

@@ -42,7 +42,16 @@ def dataset(tmp_path: Path, make_dataset: Any, run_data: Any) -> Path:
 @pytest.fixture
 def again(tmp_path: Path, dataset: Path, run_glm: Callable[..., Any]) -> Callable[..., Any]:
     """Run over the same output and work folders."""
-    return lambda *flags: run_glm(tmp_path, dataset, "participant", "--skip-bids-validation", *flags)
+    return lambda *flags, here=False: run_glm(tmp_path, dataset, "participant", "--skip-bids-validation", *flags, here=here)
+
+
+@pytest.fixture
+def again_here(again: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The same in this process, whose environment stays as it was."""
+    for name in ("LOGNAME", "NO_ET", "NIPYPE_NO_ET", "MPLBACKEND", "TEMPLATEFLOW_AUTOUPDATE"):
+        if name in os.environ:
+            monkeypatch.setenv(name, os.environ[name])
+    return lambda *flags: again(*flags, here=True)
 
 
 def times(folder: Path, pattern: str) -> dict[str, int]:
@@ -51,12 +60,12 @@ def times(folder: Path, pattern: str) -> dict[str, int]:
     return found
 
 
-def test_a_life_of_runs(dataset: Path, again: Callable[..., Any], run_app: Any, tmp_path: Path) -> None:
-    first = again()
+def test_a_life_of_runs(dataset: Path, again_here: Callable[..., Any], run_app: Any, tmp_path: Path) -> None:
+    first = again_here()
     assert first.process.returncode == 0, first.process.stderr
     fitted, saved = times(first.work, "fit/*.npy"), times(first.output, "*.nii.gz")
     # a second run computes nothing
-    second = again()
+    second = again_here()
     assert second.process.returncode == 0, second.process.stderr
     assert times(first.work, "fit/*.npy") == fitted
     assert times(first.output, "*.nii.gz") == saved
@@ -65,14 +74,14 @@ def test_a_life_of_runs(dataset: Path, again: Callable[..., Any], run_app: Any, 
     (first.output / MAP).unlink()
     table = next(first.output.rglob("*_desc-fithrf_trials.tsv"))
     table.unlink()
-    assert again().process.returncode == 0
+    assert again_here().process.returncode == 0
     assert (first.output / MAP).read_bytes() == bytes_before
     assert table.is_file()
     assert times(first.work, "fit/*.npy") == fitted
     # other resources are no reason to fit again; other settings are refused
-    assert again("--low-mem").process.returncode == 0
+    assert again_here("--low-mem").process.returncode == 0
     assert times(first.work, "fit/*.npy") == fitted
-    refused = again("--n-pcs", "3")
+    refused = again_here("--n-pcs", "3")
     assert refused.process.returncode == 2
     assert "--overwrite" in refused.process.stderr
     assert "n_pcs" in refused.process.stderr or "n-pcs" in refused.process.stderr
@@ -85,23 +94,23 @@ def test_a_life_of_runs(dataset: Path, again: Callable[..., Any], run_app: Any, 
     bold = next((dataset / "derivatives").rglob("*_run-1_*_bold.nii.gz"))
     image = nib.load(bold)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[..., ::-1].copy(), image.affine, image.header), bold)
-    changed = again()
+    changed = again_here()
     assert changed.process.returncode == 0, changed.process.stderr
     assert (first.output / MAP).read_bytes() != bytes_before
     # --overwrite takes other settings
-    overwritten = again("--units", "raw", "--overwrite")
+    overwritten = again_here("--units", "raw", "--overwrite")
     assert overwritten.process.returncode == 0, overwritten.process.stderr
     assert json.loads((first.output / MAP.replace(".nii.gz", ".json")).read_text())["Units"] == "arbitrary"
     assert not list(first.output.rglob("*.conform-*"))
 
 
-def test_changed_events_are_read_again(dataset: Path, again: Callable[..., Any]) -> None:
-    first = again("--model", "fithrf")
+def test_changed_events_are_read_again(dataset: Path, again_here: Callable[..., Any]) -> None:
+    first = again_here("--model", "fithrf")
     assert first.process.returncode == 0, first.process.stderr
     before = (first.output / MAP).read_bytes()
     events = next(dataset.rglob("*_run-2_events.tsv"))
     events.write_text(events.read_text().replace("\n4.0\t", "\n6.0\t"))
-    assert again("--model", "fithrf").process.returncode == 0
+    assert again_here("--model", "fithrf").process.returncode == 0
     assert (first.output / MAP).read_bytes() != before
     assert "\t6.0\t" in next(first.output.rglob("*_trials.tsv")).read_text()
 
@@ -203,12 +212,12 @@ def test_sigterm_leaves_no_half_file_and_a_second_run_completes(started: Callabl
     assert "sub-01: completed" in output
 
 
-def test_reports_only_needs_no_work_folder(again: Callable[..., Any]) -> None:
-    first = again("--model", "fithrf")
+def test_reports_only_needs_no_work_folder(again_here: Callable[..., Any]) -> None:
+    first = again_here("--model", "fithrf")
     assert first.process.returncode == 0, first.process.stderr
     shutil.rmtree(first.work)
     (first.output / "sub-01.html").unlink()
-    second = again("--model", "fithrf", "--reports-only")
+    second = again_here("--model", "fithrf", "--reports-only")
     assert second.process.returncode == 0, second.process.stderr
     assert (first.output / "sub-01.html").is_file()
     assert not first.work.exists()

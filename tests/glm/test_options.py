@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conform_bids.bids.index import open_dataset
 from conform_bids.errors import UsageError
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.options import options_of
@@ -70,6 +71,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, make_dataset: Any, run_dat
 def fit(dataset: Path, fit_dataset: Any, tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """Fit the dataset over all sessions with the flags given; the same flags are fitted once."""
     known: dict[tuple[str, ...], Any] = {}
+    opened = open_dataset(dataset)
 
     def run(*flags: object) -> Any:
         typed = tuple(map(str, flags))
@@ -77,7 +79,7 @@ def fit(dataset: Path, fit_dataset: Any, tmp_path_factory: pytest.TempPathFactor
             base = () if "--fit-scope" in typed else ("--fit-scope", "subject")
             base += () if "--trial-filter" in typed else ("--trial-filter", "trial_type != 'button'")
             base += () if "--model" in typed else ALL
-            known[typed] = fit_dataset(dataset, tmp_path_factory.mktemp("fit"), *base, *typed)
+            known[typed] = fit_dataset(dataset, tmp_path_factory.mktemp("fit"), *base, *typed, opened=opened)
         fits = known[typed]
         return fits[0] if len(fits) == 1 else fits
 

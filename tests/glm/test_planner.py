@@ -21,8 +21,7 @@ GRID = {
     "models": [("assumehrf",), ("fithrf", "fithrfdenoiserr"), ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")],
     "scope": ["session", "subject", "auto"],
     "where": [(), ("--output-spaces", "T1w"), ("--file-format", "cifti", "gifti")],
-    "groups": [(), ("--session-groups", "01,02")],
-    "folds": [(), ("--cv-folds", "1", "2")],
+    "more": [(), ("--session-groups", "01,02", "--cv-folds", "1", "2")],
 }
 POINTS = list(itertools.product(*GRID.values()))
 N_JOBS = {(): 3, ("--output-spaces", "T1w"): 1, ("--file-format", "cifti", "gifti"): 2}
@@ -37,9 +36,9 @@ def make_plan(plan_dataset: PlanDataset, simulated_dataset: Any, tmp_path_factor
     return lambda *flags: plan_dataset(simulated_dataset.path, output, *flags, opened=opened)[1]
 
 
-@pytest.mark.parametrize(("models", "scope", "where", "groups", "folds"), POINTS)
-def test_grid(models: tuple[str, ...], scope: str, where: tuple[str, ...], groups: tuple, folds: tuple, make_plan: Any) -> None:
-    planned = make_plan("--model", *models, "--fit-scope", scope, *where, *groups, *folds)
+@pytest.mark.parametrize(("models", "scope", "where", "more"), POINTS)
+def test_grid(models: tuple[str, ...], scope: str, where: tuple[str, ...], more: tuple[str, ...], make_plan: Any) -> None:
+    planned = make_plan("--model", *models, "--fit-scope", scope, *where, *more)
     by_session = scope != "subject"  # in the simulated data, every session repeats its stimuli in its runs
     assert len(planned.jobs) == N_JOBS[where] * (2 if by_session else 1)
     assert len({job.name for job in planned.jobs}) == len(planned.jobs)
