@@ -215,7 +215,7 @@ def _run(run_app: RunApp, folder: Path, dataset: Path, *arguments: str) -> AppRu
 @pytest.fixture(scope="session")
 def simulated_run(simulated_dataset: Any, run_app: RunApp, tmp_path_factory: pytest.TempPathFactory) -> AppRun:
     """All models on the shared simulated dataset; tests must not write to its output."""
-    models = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")
+    models = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
     folder = tmp_path_factory.mktemp("simulated_run")
     return _run(run_app, folder, simulated_dataset.path, "participant", "group", "--model", *models)
 

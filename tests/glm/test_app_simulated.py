@@ -20,7 +20,7 @@ from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
 from conform_bids.bids.trials import TRIAL_COLUMNS
 
 pytestmark = pytest.mark.slow
-MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")
+MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
 SPACES = {"nifti": "space-T1w", "cifti": "space-fsLR_den-5k", "gifti": "space-fsaverage5"}
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 FITS = [(sub, ses) for sub in ("01", "02") for ses in ("01", "02")]
@@ -133,7 +133,7 @@ def test_every_sidecar_says_what_a_reader_needs(simulated_run: Any) -> None:
     assert len(sidecars) > 300
     for path in sidecars:
         content, name = json.loads(path.read_text()), path.name
-        assert content["SoftwareVersion"].startswith("conform-glm ") or "desc-glm_metrics" in name, name
+        assert "desc-glm_metrics" in name or content["SoftwareVersion"].startswith("conform-glm "), name
         assert "RawSources" not in content, name
         for source in content.get("Sources", []):
             dataset, relative = re.fullmatch(r"bids:(\w*):(.+)", source).groups()
@@ -190,6 +190,8 @@ def test_betas_are_close_to_the_truth_and_denoising_helps(simulated_run: Any, si
     assert median["fithrf"].mean() > median["assumehrf"].mean()
     assert (median["fithrfdenoise"] > median["fithrf"]).mean() > 0.8
     assert (median["fithrfdenoiserr"] > median["fithrf"] + 0.03).all()
+    assert (median["conform"] > median["fithrf"] + 0.03).all()
+    assert median["conform"].mean() > median["fithrfdenoise"].mean()
 
 
 def test_the_noise_ceiling_follows_the_truth(simulated_run: Any, simulated_dataset: Any) -> None:

@@ -261,6 +261,21 @@ def test_assumed_hrf(fit: Fit, tmp_path: Path) -> None:
     np.testing.assert_array_equal(betas(done, "fithrf"), betas(fit(), "fithrf"))
 
 
+def test_model_conform_and_whitening(fit: Fit) -> None:
+    whitened, plain, auto = (fit("--model", "fithrf", "conform", "--whiten", setting) for setting in ("ar", "none", "auto"))
+    assert not np.allclose(betas(whitened, "conform"), betas(plain, "conform"))
+    np.testing.assert_array_equal(betas(auto, "conform"), betas(whitened, "conform"))  # events of 1 s are no blocks
+    np.testing.assert_array_equal(betas(whitened, "fithrf"), betas(fit(), "fithrf"))
+    assert plain.sidecar("_stat-effect_desc-conform_statmap.json")["Settings"]["whiten"] == "none"
+    with pytest.raises(UsageError, match="GLMsingle has no such model"):
+        GLMSettings(model=("conform",), compat="glmsingle")
+
+
+def test_hrf_averaging(fit: Fit) -> None:
+    never, always = (fit("--model", "conform", "--hrf-averaging", setting) for setting in ("off", "on"))
+    assert not np.allclose(betas(never, "conform"), betas(always, "conform"))
+
+
 def test_lss(fit: Fit) -> None:
     done = fit("--lss")
     assert not np.allclose(betas(done, "fithrf"), betas(fit(), "fithrf"))
