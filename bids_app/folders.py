@@ -92,8 +92,8 @@ def check_output(app: App, config: RunConfig) -> None:
             kind = f"was made by {names[0]}" if names else "is a dataset that no app made"
             raise UsageError(f"output_dir {output_dir} {kind}; give {app.command} a folder of its own")
     made = _read_json(output_dir / SETTINGS_RECORD)
-    if made is None or config.actions.overwrite or not _holds_results(output_dir):
-        return
+    if made is None or config.actions.overwrite or not _holds_results(output_dir) or config.levels == ("group",):
+        return  # the group level computes nothing that settings decide
     ours = settings_record(app, config)
     if made.get("App") != app.command:
         raise UsageError(f"output_dir {output_dir} was made by {made.get('App')}; give {app.command} a folder of its own")

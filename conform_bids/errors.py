@@ -6,7 +6,7 @@ without a traceback. Everything else that is raised counts as a bug of ours.
 
 from __future__ import annotations
 
-__all__ = ["ConformError", "MissingInputError", "UnusableInputError", "UsageError"]
+__all__ = ["ConformError", "MissingInputError", "NoTrialsError", "UnusableInputError", "UsageError"]
 
 
 class ConformError(Exception):
@@ -31,3 +31,7 @@ class MissingInputError(ConformError):
     """Input that is absent, or a label that matches nothing (exit 66, EX_NOINPUT)."""
 
     exit_code = 66
+
+
+class NoTrialsError(MissingInputError):
+    """Runs whose events hold no trial to model; others of the participant may have some."""

@@ -25,7 +25,7 @@ from conform_bids.bids.trials import (
     write_stimuli,
     write_trials,
 )
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import MissingInputError, NoTrialsError, UnusableInputError
 
 __all__ = [
     "STIMULI_DESCRIPTION",
@@ -197,7 +197,7 @@ def build_trial_table(
             set_aside.append((run.path.name, event.line, event.onset, event.fault))
     if not trials:
         reason = " that --trial-filter keeps" if trial_filter else ""
-        raise MissingInputError(f"{runs[0].path.parent}: no trials{reason} in {', '.join(run.path.name for run in runs)}")
+        raise NoTrialsError(f"{runs[0].path.parent}: no trials{reason} in {', '.join(run.path.name for run in runs)}")
     frame = _trial_frame(trials, split_of)
     warnings += _split_warnings(frame, split_of)
     return TrialTable(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from conform_bids.errors import UsageError
 from conform_bids.glm.numerics.data import survey_units
-from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.numerics.design import Design, onset_volumes
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, ModelFit
 from conform_bids.glm.planning import check_glmsingle
 from conform_bids.glm.settings import GLMSettings
@@ -59,6 +59,7 @@ def fit_with_glmsingle(
     survey = survey_units(runs)
     valid = survey.finite & ~survey.empty
     data = [np.ascontiguousarray(run[:, valid].T) for run in runs]
+    np.random.seed(options.seed)  # noqa: NPY002  its mixture of Gaussians draws from the global generator
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         results = package.GLM_single(_package_options(design, settings, options, library, assumed, duration)).fit(
             _onset_matrices(design), data, duration, design.tr, outputdir=f"{scratch}/results", figuredir=f"{scratch}/figures"
@@ -71,9 +72,9 @@ def _onset_matrices(design: Design) -> list[npt.NDArray[np.float32]]:
     n_conditions = int(design.condition.max()) + 1
     for run, length in enumerate(design.run_lengths):
         trials = design.trials_of(run)
-        volumes = np.floor(design.onset[trials] / design.tr + 0.5).astype(int)
+        volumes = onset_volumes(design, run)
         matrix = np.zeros((length, n_conditions), np.float32)
-        kept = volumes < length
+        kept = (volumes >= 0) & (volumes < length)
         matrix[volumes[kept], design.condition[trials][kept]] = 1
         if int((matrix.sum(axis=1) > 1).sum()) or int(matrix.sum()) != len(volumes):
             raise UsageError(
@@ -107,7 +108,7 @@ def _package_options(
         "brainthresh": list(options.brain_threshold),
         "fracs": np.array(sorted(set(options.fractions), reverse=True)),
         "wantautoscale": int(options.autoscale),
-        "wantpercentbold": int(options.percent),
+        "wantpercentbold": 1,  # it ignores 0 in types C and D, so raw units are made of percent here
         "wantlss": int(options.lss),
     }
     if options.noise_pool_r2 is not None:
@@ -136,10 +137,11 @@ def _collect(results: dict[str, Any], options: FitOptions, survey: Any, valid: n
         return full
 
     models = {}
+    scale = np.float32(1) if options.percent else (np.abs(survey.mean) / 100).astype(np.float32)
     for name in options.models:
         fields = results[_TYPES[name]]
-        betas = spread(fields["betasmd"], np.float32)
-        models[name] = ModelFit(betas.reshape(n_trials, n_units), spread(fields["R2"])[0], spread(fields["R2run"]))
+        betas = spread(fields["betasmd"], np.float32).reshape(n_trials, n_units)
+        models[name] = ModelFit(betas * scale, spread(fields["R2"])[0], spread(fields["R2run"]))
     typeb = results["typeb"]
     index = np.full(n_units, -1, np.intp)
     index[valid] = np.asarray(typeb["HRFindex"]).ravel().astype(np.intp)
@@ -163,7 +165,7 @@ def _collect(results: dict[str, Any], options: FitOptions, survey: Any, valid: n
     return FitResult(
         survey=survey,
         valid=valid,
-        onoff_beta=spread(typea["betasmd"])[0],
+        onoff_beta=spread(typea["betasmd"])[0] * scale,
         onoff_rsquared=spread(typea["onoffR2"])[0],
         models=models,
         hrf_index=index,

@@ -19,7 +19,7 @@ from conform_bids.bids.spaces import Space, intersect_spaces
 from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
-from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.numerics.design import Design, nuisance_bases
 from conform_bids.glm.planning import build_trials, check_repetition_times, cross_validation_folds, session_groups
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_degree
@@ -143,6 +143,9 @@ def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> t
     starts = np.array([0.0 if settings.compat else run.start_time for run in runs])
     regressors, names = zip(*(_user_regressors(plan, run, table, index) for index, run in enumerate(runs)), strict=True)
     trials = table.trials
+    usable = trials["split"].isin(["train", "n/a"])
+    if not settings.compat:
+        usable &= trials["flag"] == "n/a"  # an estimate that is not reliable would weigh on every unit's choices
     lengths = tuple(int(run.n_volumes or 0) for run in runs)
     degree = settings.polynomial_degree
     design = Design(
@@ -152,13 +155,30 @@ def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> t
         onset=trials["onset"].to_numpy(dtype=np.float64) - starts[table.run_index],
         duration=trials["duration"].to_numpy(dtype=np.float64),
         condition=trials["condition"].to_numpy(dtype=np.intp),
-        train=trials["split"].isin(["train", "n/a"]).to_numpy(),
+        train=usable.to_numpy(dtype=bool),
         session=np.array(session_groups(settings, runs), dtype=np.intp),
         folds=cross_validation_folds(settings, len(runs)),
         polynomial_degree=tuple(polynomial_degree(length, tr) if degree is None else degree for length in lengths),
         regressors=tuple(regressors),
     )
+    _check_freedom(runs, design)
     return design, tuple(names)
+
+
+def _check_freedom(runs: Sequence[PlannedRun], design: Design) -> None:
+    """Refuse runs whose drifts and regressors leave nothing of the data.
+
+    Raises
+    ------
+    UnusableInputError
+        Naming the run.
+    """
+    for run, bases in zip(runs, nuisance_bases(design, regressors_in_base=True), strict=True):
+        n_volumes, n_regressors = bases.base.shape
+        if n_regressors >= n_volumes - 1:
+            raise UnusableInputError(
+                f"{run.bold[0]}: {n_regressors} drifts and regressors leave no degrees of freedom in {n_volumes} volumes"
+            )
 
 
 def _user_regressors(plan: Plan, run: PlannedRun, table: TrialTable, index: int) -> tuple[FloatArray, tuple[str, ...]]:

@@ -14,9 +14,9 @@ from conform_bids.bids.names import ENTITY_ORDER, natural_key
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import MissingInputError, NoTrialsError, UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
-from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models
+from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models, design_notes
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -50,15 +50,11 @@ def plan_participant(
     if settings.engine == "glmsingle":
         check_glmsingle(settings.model)
     warnings: list[str] = []
-    series = []
-    for found in find_bold(dataset, participant, selection):
-        warnings += found.warnings
-        if found.events is None:
-            warnings.append(f"{found.files[0].name}: no events, so the run is left out")
-        else:
-            series.append(found)
-    if not series:
+    series = find_bold(dataset, participant, selection)
+    if all(found.events is None for found in series):
         raise MissingInputError(f"sub-{participant}: no run has events, so there is nothing to fit")
+    for found in series:
+        warnings += found.warnings
     planner = _Planner(dataset, _sloppy(settings) if resources.sloppy else settings, resources, output_dir)
     jobs: list[Plan] = []
     for group in _group(series).values():
@@ -87,9 +83,16 @@ class _Planner:
     output_dir: Path
 
     def plan_task(self, participant: str, series: list[BoldSeries], warnings: list[str]) -> list[Plan]:
-        """Fits of one task and space."""
+        """Fits of one task and space; what is left out or assumed joins the warnings, and the notes of each fit."""
+        notes = [f"{found.files[0].name}: no events, so the run is left out" for found in series if found.events is None]
+        series = [found for found in series if found.events is not None]
+        if not series:
+            warnings += notes
+            return []
         units: dict[Path, int] = {}
-        runs = [self._plan_run(found, units, warnings) for found in series]
+        runs = [self._plan_run(found, units) for found in series]
+        notes += _timing_notes(series) if self.settings.compat is None else []
+        warnings += notes
         entities = {key: label for key, label in series[0].entities.items() if key not in ("run", "ses")}
         sessions: dict[str | None, list[PlannedRun]] = {}
         for run in runs:
@@ -110,6 +113,7 @@ class _Planner:
             spatial_reference=None if standard else spatial_reference(self.dataset, series[0]),
             n_threads=self.resources.n_threads,
             device=self.resources.device,
+            notes=tuple(notes),
         )
         plans = []
         for session, fit in fits:
@@ -118,7 +122,7 @@ class _Planner:
             plans += [] if plan is None else [plan]
         return plans
 
-    def _plan_run(self, found: BoldSeries, units: dict[Path, int], warnings: list[str]) -> PlannedRun:
+    def _plan_run(self, found: BoldSeries, units: dict[Path, int]) -> PlannedRun:
         assert found.events is not None
         repetition_time = _positive(found.metadata.get("RepetitionTime"))
         n_volumes = None
@@ -129,8 +133,6 @@ class _Planner:
             if repetition_time is None:
                 raise UnusableInputError(f"{found.files[0]}: neither its sidecar nor its header gives the repetition time")
             units[found.files[0]] = header.n_units_total
-        start_time, warning = _start_time(found)
-        warnings += [warning] if warning and self.settings.compat is None else []
         read = [*found.files, found.mask, found.events, found.confounds if self.settings.confounds else None]
         if self.settings.confounds and found.confounds is None:
             raise MissingInputError(f"{found.files[0]}: --confounds was given, and the run has no confounds table")
@@ -142,7 +144,7 @@ class _Planner:
             events=found.events,
             confounds=found.confounds,
             repetition_time=repetition_time,
-            start_time=start_time,
+            start_time=_start_time(found)[0],
             n_volumes=n_volumes,
             sources=tuple(self.dataset.bids_uri(path) for path in read if path is not None),
         )
@@ -152,7 +154,15 @@ class _Planner:
             return self.settings.fit_scope == "session"
         if len(sessions) == 1:
             return True
-        return all(_repeats_across_runs(table) for table in map(self._trials, sessions) if table is not None)
+        return all(self._repeats(session) for session in sessions)
+
+    def _repeats(self, runs: Sequence[PlannedRun]) -> bool:
+        """Whether conditions repeat across the runs of a session; one without trials, or not at hand, has no say."""
+        try:
+            table = self._trials(runs)
+        except NoTrialsError:
+            return True
+        return table is None or _repeats_across_runs(table)
 
     def _trials(self, runs: Sequence[PlannedRun]) -> TrialTable | None:
         """Trial table, where every file is at hand; a plan can be made where content is still to be fetched."""
@@ -164,29 +174,32 @@ class _Planner:
 
     def _plan_fit(self, draft: Plan, runs: list[PlannedRun], units: dict[Path, int], warnings: list[str]) -> Plan | None:
         """Complete a plan by its runs and what they allow; None where there is no trial."""
-        table = self._trials(runs)
+        try:
+            table = self._trials(runs)
+        except NoTrialsError as error:
+            warnings.append(f"{error}; left out")
+            return None
         n_units = max((units.get(run.bold[0], 0) for run in runs), default=0)
         if table is None:
             return _with_memory(replace(draft, runs=tuple(runs)), n_units, 0, self.resources)
-        warnings += table.warnings
         with_trials = {int(run) for run in table.run_index}
-        for index, run in enumerate(runs):
-            if index not in with_trials:
-                warnings.append(f"{run.events.name}: no trial to model, so the run is left out")
+        notes = [
+            f"{run.events.name}: no trial to model, so the run is left out" for index, run in enumerate(runs) if index not in with_trials
+        ]
         runs = [run for index, run in enumerate(runs) if index in with_trials]
-        if not runs:
-            return None
         check_repetition_times(runs)
         table = build_trials(runs, self.settings)
-        models, notes = choose_models(self.settings, table, runs)
-        notes = (SLOPPY_NOTE, *notes) if self.resources.sloppy else notes
+        models, fallbacks = choose_models(self.settings, table, runs)
+        notes += [*table.warnings, *design_notes(self.settings, table, runs, dropped=bool(notes)), *fallbacks]
+        notes += [SLOPPY_NOTE] if self.resources.sloppy else []
         warnings += [f"{self._label(draft.entities)}: {note}" for note in notes]
         plan = replace(
             draft,
             runs=tuple(runs),
             models=models,
+            settings=replace(self.settings, model=models, lss=self.settings.lss and "fithrf" in models),
             has_repeats=bool((table.trials["repetition"] > 0).any()),
-            notes=notes,
+            notes=(*draft.notes, *notes),
         )
         return _with_memory(plan, n_units, len(table.trials), self.resources)
 
@@ -202,21 +215,31 @@ def _sloppy(settings: GLMSettings) -> GLMSettings:
 
 
 def _start_time(found: BoldSeries) -> tuple[float, str | None]:
-    """Time of a frame's values within its TR, and a warning where it cannot be known."""
+    """Time of a frame's values within its TR, and what is assumed where it cannot be known."""
     value = found.metadata.get("StartTime")
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 100:
         return float(value), None
     if found.metadata.get("SliceTimingCorrected"):
         return 0.0, (
-            f"{found.files[0].name}: slices were corrected for timing, and the sidecar has no StartTime that says to which time; "
-            "the start of each volume is assumed, so responses may be modelled up to one TR early"
+            "slices were corrected for timing, and the sidecar has no StartTime that says to which time; the start of each volume is "
+            "assumed, so responses may be modelled up to one TR early"
         )
     if "SliceTimingCorrected" not in found.metadata:
         return 0.0, (
-            f"{found.files[0].name}: the sidecar has neither StartTime nor SliceTimingCorrected, so the time that a volume stands for "
-            "cannot be known; its start is assumed"
+            "the sidecar has neither StartTime nor SliceTimingCorrected, so the time that a volume stands for cannot be known; its start "
+            "is assumed"
         )
     return 0.0, None
+
+
+def _timing_notes(series: Sequence[BoldSeries]) -> list[str]:
+    """One note for each thing that is assumed about the time of frames, however many runs it concerns."""
+    names: dict[str, list[str]] = {}
+    for found in series:
+        assumed = _start_time(found)[1]
+        if assumed is not None:
+            names.setdefault(assumed, []).append(found.files[0].name)
+    return [f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {assumed}" for assumed, files in names.items()]
 
 
 def _positive(value: Any) -> float | None:

@@ -12,7 +12,15 @@ from conform_bids.glm.files import PlannedRun
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
 
-__all__ = ["build_trials", "check_glmsingle", "check_repetition_times", "choose_models", "cross_validation_folds", "session_groups"]
+__all__ = [
+    "build_trials",
+    "check_glmsingle",
+    "check_repetition_times",
+    "choose_models",
+    "cross_validation_folds",
+    "design_notes",
+    "session_groups",
+]
 
 INSTALL = "pip install git+https://github.com/cvnlab/GLMsingle"
 
@@ -88,6 +96,26 @@ def choose_models(settings: GLMSettings, table: TrialTable, runs: Sequence[Plann
         pcs_stop=settings.pcs_stop,
         n_fractions=len(set(settings.fractions)),
     )
+
+
+def design_notes(settings: GLMSettings, table: TrialTable, runs: Sequence[PlannedRun], *, dropped: bool) -> list[str]:
+    """What a reader of the results has to know of the design: durations that compat makes one, folds that count other runs."""
+    notes = []
+    durations = table.trials["duration"]
+    if settings.compat and float(durations.max()) - float(durations.min()) > 1e-3:
+        notes.append(
+            f"stimuli last {durations.min():g} to {durations.max():g} s; --compat models all of them with the median, "
+            f"{durations.median():g} s"
+        )
+    if settings.cv_folds and dropped:
+        labels = ", ".join(f"{number} is {_run_label(run)}" for number, run in enumerate(runs, start=1))
+        notes.append(f"--cv-folds counts the runs that are fitted: {labels}")
+    return notes
+
+
+def _run_label(run: PlannedRun) -> str:
+    parts = [f"{key}-{label}" for key, label in (("ses", run.session), ("run", run.run)) if label is not None]
+    return "_".join(parts) or run.bold[0].name
 
 
 def cross_validation_folds(settings: GLMSettings, n_runs: int) -> tuple[tuple[int, ...], ...]:

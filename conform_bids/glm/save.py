@@ -22,9 +22,10 @@ from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, ha
 from conform_bids.glm.files import DENOISED_MODELS, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
 from conform_bids.glm.load import LoadedFit, hrf_libraries
 from conform_bids.glm.numerics.design import exact_regressors, rounded_regressors
+from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.hrf import response_at, sample_library_glmsingle
 from conform_bids.numerics.linalg import polynomial_basis
-from conform_bids.options import to_mapping
+from conform_bids.options import options_of, to_mapping
 
 __all__ = ["save_outputs"]
 
@@ -118,7 +119,7 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
     name = parse_name(row.paths[0])
     fields: dict[str, Any] = {**row.fields, **_common_fields(plan), "Masked": True}
     if row.model is not None:
-        fitted = loaded.trials["split"].isin(["train", "n/a"])
+        labels_used = _labels_used(plan, loaded)
         table = next(table.path for table in output_tables(plan) if table.key == "trials" and table.model == row.model)
         fields |= {
             "EstimationMethod": _METHODS[row.model],
@@ -127,9 +128,8 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
             "TrialTable": f"bids::{table}",
             "NumberOfTrials": len(loaded.trials),
             "NumberOfRuns": len(plan.runs),
-            # choices by condition (regressors, fraction) used the training stimuli alone
-            "FitIncludesTest": bool((loaded.trials["split"][fitted] == "test").any()),
-            "FittedStimuliHash": hash_stimuli(loaded.trials["stim_id"][fitted]),
+            "FitIncludesTest": bool(loaded.trials["split"][labels_used].isin(["test", "artificial"]).any()),
+            "FittedStimuliHash": hash_stimuli(loaded.trials["stim_id"][labels_used]),
         }
         if row.model in DENOISED_MODELS:
             fields["NumberOfNoiseRegressors"] = arrays.summary["n_pcs"]
@@ -138,7 +138,7 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
         if row.array.endswith("_betas"):
             fields |= {
                 "FrameTimes": [run.start_time for run in plan.runs] if plan.settings.compat is None else "ignored",
-                "Settings": {key: value for key, value in to_mapping(plan.settings).items() if not _is_path(value)},
+                "Settings": _recorded_settings(plan),
                 "Notes": list(arrays.summary["notes"]) or None,
             }
         if row.array.startswith("noise_ceiling_"):
@@ -149,8 +149,20 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
     )
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and ("/" in value or "\\" in value)
+def _labels_used(plan: Plan, loaded: LoadedFit) -> npt.NDArray[np.bool_]:
+    """Trials whose condition labels had a part in the fit: in cross-validation, the training stimuli; GLMsingle knows no split."""
+    if plan.settings.engine == "glmsingle":
+        return np.ones(len(loaded.trials), bool)
+    return loaded.design.train
+
+
+def _recorded_settings(plan: Plan) -> dict[str, Any]:
+    """Settings for the sidecar; of a file its name alone, as paths of a machine do not belong into a shared dataset."""
+    files = {entry.name for entry in options_of(GLMSettings) if entry.kind is Path}
+    recorded = to_mapping(plan.settings)
+    if plan.settings.split is not None and Path(plan.settings.split).is_absolute():
+        files.add("split")  # a column, or a file whose path the command line made absolute
+    return {key: Path(value).name if key in files else value for key, value in recorded.items()}
 
 
 def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput, stimuli: pd.DataFrame) -> list[Path]:

@@ -212,6 +212,8 @@ class GLMSettings:
         for fold in self.cv_folds:
             if not all(run.isdigit() and int(run) >= 1 for run in fold):
                 raise UsageError(f"--cv-folds: {','.join(fold)}: runs are counted from 1")
+        if self.lss and "fithrf" not in self.model:
+            raise UsageError("--lss estimates the betas of fithrf, which --model leaves out")
         if "conform" in self.model and (self.compat or self.engine == "glmsingle"):
             raise UsageError("--model conform: GLMsingle has no such model; leave out --compat and --engine glmsingle")
         sessions = [session for group in self.session_groups for session in group]

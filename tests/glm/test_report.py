@@ -219,7 +219,11 @@ def test_group_of_nobody_is_a_table_without_rows(output):
             ["mumford2012", "**assumehrf**", "confounds"],
         ),
         (GLMSettings(model=("assumehrf",)), ["canonical HRF"], ["rokem2020", "kay2013", "allen2022nsd]; responses"]),
-        (GLMSettings(model=("fithrf",), lss=True, compat="glmsingle"), ["mumford2012", "rounded to the nearest volume"], ["exact onset"]),
+        (
+            GLMSettings(model=("fithrf",), lss=True, compat="glmsingle"),
+            ["mumford2012", "floor(onset / TR + .5)", "StartTime was ignored"],
+            ["exact onset"],
+        ),
         (
             GLMSettings(pcs_stop=-3, fractions=(0.4,), confounds=("trans_*",)),
             ["3 of them", "fraction of 0.4", "trans_*"],

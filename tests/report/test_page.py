@@ -97,7 +97,8 @@ def test_every_reference_is_complete():
     assert len(entries) >= 15
     for key, entry in entries.items():
         assert entry.authors and entry.fields["title"] and re.fullmatch(r"(19|20)\d\d", entry.year), key
-        assert re.fullmatch(r"10\.\d{4,9}/\S+", entry.fields["doi"]), key
+        # not every journal gives DOIs: the Journal of Machine Learning Research has addresses
+        assert re.fullmatch(r"10\.\d{4,9}/\S+", entry.fields.get("doi", "")) or entry.fields["url"].startswith("https://jmlr.org/"), key
         assert entry.label.endswith(entry.year) and "{" not in entry.text, key
 
 

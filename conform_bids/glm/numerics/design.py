@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from conform_bids.numerics.linalg import extend_basis, polynomial_basis
 
-__all__ = ["Design", "Library", "NuisanceBases", "exact_regressors", "nuisance_bases", "rounded_regressors"]
+__all__ = ["Design", "Library", "NuisanceBases", "exact_regressors", "nuisance_bases", "onset_volumes", "rounded_regressors"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -113,6 +113,11 @@ def nuisance_bases(design: Design, *, regressors_in_base: bool) -> list[Nuisance
     return bases
 
 
+def onset_volumes(design: Design, run: int) -> IntArray:
+    """Volume of each onset of a run, floor(onset / TR + .5), as GLMsingle counts; it may lie outside of the run."""
+    return np.floor(design.onset[design.trials_of(run)] / design.tr + 0.5).astype(np.intp)
+
+
 def rounded_regressors(design: Design, curves: npt.ArrayLike) -> Library:
     """Regressors of GLMsingle: the sampled HRF put at the volume nearest to the onset, cut at the end of the run.
 
@@ -126,7 +131,7 @@ def rounded_regressors(design: Design, curves: npt.ArrayLike) -> Library:
     sampled = np.asarray(curves, dtype=np.float64)
 
     def columns(run: int) -> FloatArray:
-        volumes = np.floor(design.onset[design.trials_of(run)] / design.tr + 0.5).astype(int)
+        volumes = onset_volumes(design, run)
         length = design.run_lengths[run]
         result = np.zeros((sampled.shape[1], length, len(volumes)))
         for trial, volume in enumerate(volumes):

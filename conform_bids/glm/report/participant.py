@@ -276,10 +276,14 @@ def _reliability(fit: _Fit) -> list[Item]:
         values = [Number(fit.get(f"{metric}{subset}", model), digits[metric]) for metric in metrics for subset in ("", "_responsive")]
         rows.append([model, *values])
     columns = ("Model", "R² (%)", "responsive", "Noise ceiling (%)", "responsive", "Odd-even r", "responsive")
-    caption = (
-        "Medians over all units that were fitted, and over responsive ones: those whose on/off R² exceeds the threshold of the vote on "
-        f"noise regressors ({fit.get('pcs_threshold'):.3g} %), or the best twentieth where few do."
+    threshold = fit.get("pcs_threshold")
+    responsive = (
+        f"those whose on/off R² exceeds the threshold of the vote on noise regressors ({threshold:.3g} %), or the best twentieth where "
+        "few do"
+        if threshold == threshold
+        else "the twentieth with the highest on/off R²"
     )
+    caption = f"Medians over all units that were fitted, and over responsive ones: {responsive}."
     return [*items, Table(columns, rows, caption)]
 
 

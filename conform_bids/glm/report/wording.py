@@ -59,7 +59,10 @@ def _design(settings: GLMSettings) -> str:
     duration = settings.stimulus_duration
     lasting = f"a boxcar of {duration:g} s" if duration is not None else "a boxcar of the stimulus's duration"
     if settings.compat == "glmsingle":
-        text += f" Onsets were rounded to the nearest volume, and convolved with {lasting} and a haemodynamic response function (HRF)."
+        text += (
+            " As GLMsingle does, StartTime was ignored, an onset fell on volume floor(onset / TR + .5), and all trials had one duration "
+            f"(the median where they differ); they were convolved with {lasting} and a haemodynamic response function (HRF)."
+        )
     else:
         text += (
             f" Each trial was modelled by {lasting} at its exact onset, relative to the acquisition, convolved with a haemodynamic "
@@ -110,7 +113,7 @@ def _denoising(settings: GLMSettings) -> str:
     pool = (
         f"on/off R² below {settings.noise_pool_r2:g} %"
         if settings.noise_pool_r2 is not None
-        else "an on/off R² below a threshold found by a mixture of two Gaussians"
+        else "an on/off R² below a threshold found by a mixture of two Gaussians [@pedregosa2011]"
     )
     text = (
         f"{names}:{hrf} Noise regressors were derived as in GLMdenoise [@kay2013glmdenoise]: principal components of the time courses "
@@ -164,8 +167,12 @@ def _quality(settings: GLMSettings) -> str:
         "repeats, "
         "responses being standardised within each session [@allen2022nsd]. Odd-even reliability is the correlation over conditions "
         "between the averages of "
-        "odd and of even runs. Units that were constant, empty or not finite in a run were set aside."
+        f"odd and of even runs. Units that were {_set_aside(settings)} were set aside."
     )
+
+
+def _set_aside(settings: GLMSettings) -> str:
+    return "empty or not finite" if settings.compat else "empty, not finite, or constant in a run"
 
 
 def _software() -> str:
