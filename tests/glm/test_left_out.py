@@ -1,0 +1,100 @@
+"""What is left out or assumed is told where results are read, and does not end what is sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+from conform_bids.glm.settings import GLMSettings
+
+
+def events_of(stimuli: list[str], durations: float | list[float] = 1.0) -> pd.DataFrame:
+    onsets = 4 + 8.0 * np.arange(len(stimuli))
+    return pd.DataFrame({"onset": onsets, "duration": durations, "trial_type": "image", "stim_id": stimuli})
+
+
+@pytest.fixture
+def sound(run_data: Any) -> Callable[..., list[Any]]:
+    rng = np.random.default_rng(0)
+
+    def runs(session: str | None = None, durations: float | list[float] = 1.0, **more: Any) -> list[Any]:
+        series = [100 + rng.standard_normal((6, 60)).astype(np.float32) for _ in range(2)]
+        return [run_data(data, events_of(["a", "b", "c", "a"], durations), str(run), session, **more) for run, data in enumerate(series, 1)]
+
+    return runs
+
+
+def test_a_task_without_trials_does_not_end_the_others(
+    make_dataset: Any, run_data: Any, sound: Any, plan_dataset: Any, tmp_path: Path
+) -> None:
+    dataset = make_dataset(tmp_path / "data", sound(), 2.0)
+    rest = [run_data(np.full((6, 60), 100.0), events_of([]), "1")]
+    make_dataset(tmp_path / "rest", rest, 2.0, task="rest")
+    for path in (tmp_path / "rest").rglob("*task-rest*"):
+        target = dataset / path.relative_to(tmp_path / "rest")
+        target.write_bytes(path.read_bytes())
+    _, planned = plan_dataset(dataset, tmp_path / "out")
+    assert [job.entities["task"] for job in planned.jobs] == ["case"]
+    assert any("task-rest" in warning and "left out" in warning for warning in planned.warnings)
+
+
+def test_a_session_without_trials_does_not_end_the_others(make_dataset: Any, sound: Any, plan_dataset: Any, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", [*sound("1"), *sound("2")], 2.0)
+    events = sorted(dataset.glob("sub-01/ses-2/func/*_events.tsv"))
+    for path in events:
+        path.write_text(path.read_text().replace("image", "blank"))
+    _, planned = plan_dataset(dataset, tmp_path / "out", "--trial-filter", "trial_type == 'image'")
+    assert [job.entities["ses"] for job in planned.jobs] == ["1"]
+    with pytest.raises(MissingInputError, match="no run has a trial"):
+        plan_dataset(dataset, tmp_path / "out", "--trial-filter", "trial_type == 'image'", "--fit-scope", "subject", "--session-label", "2")
+
+
+def test_regressors_that_leave_nothing_are_refused(make_dataset: Any, sound: Any, fit_dataset: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    confounds = pd.DataFrame(rng.standard_normal((60, 58)), columns=[f"noise{index:02d}" for index in range(58)])
+    dataset = make_dataset(tmp_path / "data", sound(confounds=confounds), 2.0)
+    with pytest.raises(UnusableInputError, match="no degrees of freedom in 60 volumes"):
+        fit_dataset(dataset, tmp_path / "fit", "--confounds", "noise*")
+
+
+def test_what_is_assumed_stands_in_the_sidecar(make_dataset: Any, sound: Any, fit_dataset: Any, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", sound(), 2.0)
+    for path in (dataset / "derivatives" / "fmriprep").rglob("*_bold.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({key: content[key] for key in content if key not in ("StartTime", "SliceTimingCorrected")}))
+    (fit,) = fit_dataset(dataset, tmp_path / "fit", "--model", "fithrf")
+    (note,) = [note for note in fit.sidecar("_stat-effect_desc-fithrf_statmap.json")["Notes"] if "cannot be known" in note]
+    assert "and 1 more" in note  # one note for all runs
+    assert note in fit.summary["notes"]
+
+
+def test_compat_says_that_it_makes_durations_one(make_dataset: Any, sound: Any, plan_dataset: Any, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", sound(durations=[1.0, 3.0, 1.0, 1.0]), 2.0)
+    (job,) = plan_dataset(dataset, tmp_path / "out", "--compat")[1].jobs
+    assert any("1 to 3 s" in note and "median, 1 s" in note for note in job.notes)
+    (job,) = plan_dataset(dataset, tmp_path / "out")[1].jobs
+    assert not any("median" in note for note in job.notes)
+
+
+def test_trials_whose_estimate_is_unreliable_choose_nothing(make_dataset: Any, run_data: Any, fit_dataset: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    events = pd.DataFrame({"onset": [4.0, 20, 40, 118], "duration": 1.0, "trial_type": "image", "stim_id": ["a", "b", "c", "a"]})
+    runs = [run_data(100 + rng.standard_normal((6, 60)), events, str(run)) for run in (1, 2)]
+    dataset = make_dataset(tmp_path / "data", runs, 2.0)
+    (fit,) = fit_dataset(dataset, tmp_path / "fit", "--model", "fithrf")
+    assert (fit.loaded.trials["flag"] != "n/a").tolist() == [False, False, False, True] * 2
+    assert fit.loaded.design.train.tolist() == [True, True, True, False] * 2
+
+
+def test_an_option_that_would_have_no_effect_is_refused() -> None:
+    with pytest.raises(UsageError, match="--lss"):
+        GLMSettings(model=("fithrfdenoiserr",), lss=True)
+    with pytest.raises(UsageError, match="conform"):
+        GLMSettings(model=("conform",), compat="glmsingle")
