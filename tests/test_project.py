@@ -90,7 +90,8 @@ def test_dependencies_are_those_imported(repository: Path) -> None:
     ours_or_optional = {"bids_app", "conform_bids", "glmsingle"}
     outside = {names.get(name, name.replace("_", "-")) for name in imported - sys.stdlib_module_names - ours_or_optional}
     assert outside - declared == set(), "imported but not declared"
-    assert declared - outside == set(), "declared but not imported"
+    used_by_others = {"psutil"}  # Nipype's resource monitor measures nothing without it, and does not declare it
+    assert declared - outside - used_by_others == set(), "declared but not imported"
 
 
 def test_options_tables_are_up_to_date(repository: Path) -> None:
