@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from conform_bids.simulate.dataset import SimulatedDataset
 
 os.environ.update(NO_ET="1", NIPYPE_NO_ET="1", MPLBACKEND="Agg")
+
+# started in the background, a shell has its children ignore SIGINT, and theirs in turn; tests send it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"

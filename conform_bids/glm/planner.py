@@ -60,7 +60,8 @@ def plan_participant(
     for group in _group(series).values():
         jobs += planner.plan_task(participant, group, warnings)
     if not jobs:
-        raise MissingInputError(f"sub-{participant}: no run has a trial to model")
+        reasons = "; ".join(dict.fromkeys(warning for warning in warnings if "left out" in warning))
+        raise MissingInputError(f"sub-{participant}: no run has a trial to model: {reasons}")
     return ParticipantPlan(participant, tuple(_mark_differing_runs(jobs)), tuple(dict.fromkeys(warnings)))
 
 
