@@ -1,0 +1,234 @@
+"""What `conform_bids.glm.fit_single_trials` gives: estimates by model, and what was chosen on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids.numerics.hrf import HRFLibrary
+from conform_bids.numerics.noise_ceiling import noise_ceiling
+from conform_bids.numerics.scores import condition_means, odd_even_reliability
+
+if TYPE_CHECKING:
+    from conform_bids.glm.numerics.design import Design
+    from conform_bids.glm.numerics.fit import FitResult
+
+__all__ = ["SingleTrialFit", "SingleTrialModel", "collect_fit"]
+
+FloatArray = npt.NDArray[np.float64]
+_PREFERRED = ("conform", "fithrfdenoiserr", "fithrfdenoise", "fithrf", "assumehrf")
+
+
+@dataclass(frozen=True)
+class SingleTrialModel:
+    """One model's estimates; arrays by unit, NaN where a unit was set aside.
+
+    Attributes
+    ----------
+    name : str
+        assumehrf, fithrf, fithrfdenoise, fithrfdenoiserr or conform.
+    betas : (trials, units) float32 array
+        Response to each trial, percent signal change (the series' own units with ``units="raw"``); row k is row k of ``trials``.
+    r2 : (units,) array
+        Variance explained over all runs, drifts (and what the model takes out first) aside, percent.
+    r2_run : (runs, units) array
+        The same within each run.
+    hrf_index : (units,) int array or None
+        HRF that was chosen, index into the library's curves; -1 where set aside. None for assumehrf.
+    noise_ceiling : (units,) array
+        Share of the variance of condition means that is not noise, percent (Allen et al., 2022); NaN where nothing repeats.
+    reliability : (units,) array
+        Correlation of condition means between odd and even runs; NaN where they share fewer than three conditions.
+    scale : (units,) array or None
+        Of conform: slope of the least-squares betas on these; betas times it have the amplitude of unshrunken ones.
+    fraction : (units,) array or None
+        Of fithrfdenoiserr: ridge fraction that was chosen.
+    trials : DataFrame
+        The trial table of the fit.
+    """
+
+    name: str
+    betas: npt.NDArray[np.float32]
+    r2: FloatArray
+    r2_run: FloatArray
+    hrf_index: npt.NDArray[np.intp] | None
+    noise_ceiling: FloatArray
+    reliability: FloatArray
+    scale: FloatArray | None
+    fraction: FloatArray | None
+    trials: pd.DataFrame = field(repr=False)
+
+    def condition_means(self) -> tuple[FloatArray, list[str]]:
+        """Average the betas of each condition: (conditions, units), and the conditions' names in that order."""
+        means, _, _ = condition_means(self.betas, self.trials["condition"].to_numpy())
+        return means, sorted(set(self.trials["stim_id"]))
+
+    def __repr__(self) -> str:
+        """Name, shape and median quality."""
+        numbers = (
+            ("R2", self.r2, "{:.1f} %"),
+            ("noise ceiling", self.noise_ceiling, "{:.1f} %"),
+            ("odd-even r", self.reliability, "{:.2f}"),
+        )
+        told = [f"{what} {shape.format(np.nanmedian(values))}" for what, values, shape in numbers if np.isfinite(values).any()]
+        return f"{self.name}: betas {self.betas.shape[0]} trials x {self.betas.shape[1]} units; median {', '.join(told)}"
+
+
+@dataclass(frozen=True)
+class SingleTrialFit:
+    """What `fit_single_trials` gives; ``fit["fithrf"]`` is a model, and ``fit.betas`` and its like are the best model's.
+
+    Attributes
+    ----------
+    models : dict of SingleTrialModel
+        By name, the one to prefer first.
+    trials : DataFrame
+        The trial table, chronological: trial, session_id, run_id (from 1), onset, duration, trial_type, stim_id, condition,
+        repetition, split, flag (why the estimate is unreliable, else n/a), then the events' other columns.
+    mean : (units,) array
+        Mean of the series over all volumes.
+    valid : (units,) bool array
+        Units that were fitted; the others are constant, empty or not finite in a run.
+    onoff_r2, onoff_beta : (units,) arrays
+        The on/off model, one regressor for all trials with the assumed HRF: variance explained (percent) and response.
+    noise_pool : (units,) bool array
+        Units whose series gave the noise regressors.
+    noise_regressors : list of (volumes, n_pcs) arrays
+        Those that were used, of each run.
+    pc_curve : (n_pcs tried + 1,) array
+        Cross-validated gain by the number of noise regressors; empty where nothing was cross-validated.
+    autoregression : (order,) array
+        Coefficients by which conform made the noise white; empty where it did not.
+    library : HRFLibrary
+        The HRFs that ``hrf_index`` counts.
+    units : str
+        Of the betas, ``percent`` or ``raw``.
+    notes : tuple of str
+        Fallbacks that were taken, and what was set aside.
+    """
+
+    models: dict[str, SingleTrialModel]
+    trials: pd.DataFrame
+    mean: FloatArray
+    valid: npt.NDArray[np.bool_]
+    onoff_r2: FloatArray
+    onoff_beta: FloatArray
+    noise_pool: npt.NDArray[np.bool_]
+    noise_regressors: list[FloatArray]
+    pc_curve: FloatArray
+    autoregression: FloatArray
+    library: HRFLibrary
+    units: str
+    notes: tuple[str, ...]
+
+    def __getitem__(self, model: str) -> SingleTrialModel:
+        """Return the model of that name."""
+        if model not in self.models:
+            raise KeyError(f"{model!r} was not fitted; there are {', '.join(self.models)}")
+        return self.models[model]
+
+    @property
+    def best(self) -> SingleTrialModel:
+        """The model to prefer: conform where it was fitted, else the one with the most of GLMsingle's steps."""
+        return next(iter(self.models.values()))
+
+    @property
+    def betas(self) -> npt.NDArray[np.float32]:
+        """Betas of `best`, (trials, units)."""
+        return self.best.betas
+
+    @property
+    def r2(self) -> FloatArray:
+        """Variance explained by `best`, percent."""
+        return self.best.r2
+
+    @property
+    def noise_ceiling(self) -> FloatArray:
+        """Noise ceiling of `best`, percent."""
+        return self.best.noise_ceiling
+
+    @property
+    def reliability(self) -> FloatArray:
+        """Odd-even reliability of `best`."""
+        return self.best.reliability
+
+    @property
+    def n_pcs(self) -> int:
+        """Number of noise regressors."""
+        return int(self.noise_regressors[0].shape[1])
+
+    def __repr__(self) -> str:
+        """What was fitted, a line a model, and the notes."""
+        units = "percent signal change" if self.units == "percent" else "raw units"
+        n_conditions = self.trials["condition"].nunique()
+        lines = [
+            f"SingleTrialFit: {len(self.noise_regressors)} runs, {len(self.trials)} trials of {n_conditions} conditions, "
+            f"{int(self.valid.sum())} of {len(self.valid)} units fitted, betas in {units}, {self.n_pcs} noise regressors"
+        ]
+        lines += [f"  {model!r}" for model in self.models.values()] + [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library: HRFLibrary, units: str) -> SingleTrialFit:
+    """Bring the engine's result into the caller's form.
+
+    Parameters
+    ----------
+    result, design
+        Of the engine.
+    trials : DataFrame
+        The trial table.
+    library : HRFLibrary
+        The HRFs that were chosen from.
+    units : str
+        Of the betas: percent or raw.
+    """
+    sessions = design.session[design.run]
+    models = {}
+    for name in sorted(result.models, key=_PREFERRED.index):
+        fitted = result.models[name]
+        index = result.conform.hrf_index if name == "conform" and result.conform is not None else result.hrf_index
+        models[name] = SingleTrialModel(
+            name=name,
+            betas=fitted.betas,
+            r2=fitted.rsquared,
+            r2_run=fitted.rsquared_run,
+            hrf_index=None if name == "assumehrf" else np.where(result.valid, index, -1),
+            noise_ceiling=noise_ceiling(fitted.betas, design.condition, sessions),
+            reliability=np.where(result.valid, odd_even_reliability(fitted.betas, design.condition, design.run), np.nan),
+            scale=result.conform.estimate.scale if name == "conform" and result.conform is not None else None,
+            fraction=result.fraction if name == "fithrfdenoiserr" else None,
+            trials=trials,
+        )
+    n_volumes = design.run_lengths
+    return SingleTrialFit(
+        models=models,
+        trials=trials,
+        mean=result.survey.mean,
+        valid=result.valid,
+        onoff_r2=result.onoff_rsquared,
+        onoff_beta=result.onoff_beta,
+        noise_pool=result.noise_pool if result.noise_pool.size else np.zeros(len(result.valid), bool),
+        noise_regressors=[pc[:, : result.n_pcs] for pc in result.pcs] or [np.zeros((length, 0)) for length in n_volumes],
+        pc_curve=result.pc_curve,
+        autoregression=np.zeros(0) if result.conform is None else result.conform.autoregression,
+        library=library,
+        units=units,
+        notes=(*result.notes, *_set_aside(result)),
+    )
+
+
+def _set_aside(result: FitResult) -> list[str]:
+    """A note on the units that were not fitted."""
+    survey = result.survey
+    counts = {
+        "constant": int((survey.constant & ~result.valid).sum()),
+        "empty": int(survey.empty.sum()),
+        "not finite": int((~survey.finite).sum()),
+    }
+    told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return [f"{int((~result.valid).sum())} units were set aside: {told}"] if told else []
