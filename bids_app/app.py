@@ -46,8 +46,12 @@ class App:
         ``participant_report(participant, output_dir, settings, about, errors, max_sessions) -> list[Path]``.
     group : str, optional
         ``group(output_dir, participants, settings, about) -> list[Path]``.
+    group_outputs : tuple of str
+        Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
         Keys that it understands in ``--bids-filter-file``.
+    demo_options : tuple of str
+        Options of the participant level in the demo, which shows more than the defaults do.
     """
 
     name: str
@@ -60,7 +64,9 @@ class App:
     participant_report: str
     group: str | None = None
     levels: tuple[str, ...] = LEVELS
+    group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)
+    demo_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.isalnum():

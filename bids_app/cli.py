@@ -113,6 +113,9 @@ def _add(group: Any, section: str, entry: Option) -> None:
     keywords: dict[str, Any] = {"dest": f"{section}.{entry.name}", "help": _help(entry)}
     if entry.kind is bool:
         group.add_argument(*flags, action="store_false" if entry.default is True else "store_true", **keywords)
+        if section != "actions":  # the opposite takes back what a configuration file says, where actions do not stand
+            keywords["help"] = argparse.SUPPRESS
+            group.add_argument(_opposite(entry), action="store_true" if entry.default is True else "store_false", **keywords)
         return
     keywords["type"] = _reader(entry.kind)
     if entry.choices is not None:
@@ -130,6 +133,11 @@ def _add(group: Any, section: str, entry: Option) -> None:
         if entry.choices is None and entry.kind is not tuple:
             keywords["metavar"] = entry.metavar or entry.name.upper()
     group.add_argument(*flags, **keywords)
+
+
+def _opposite(entry: Option) -> str:
+    """Flag that takes back that of a bool."""
+    return f"--{entry.flag.removeprefix('--no-')}" if entry.flag.startswith("--no-") else f"--no-{entry.flag.removeprefix('--')}"
 
 
 def _add_by_hand(group: Any, section: str, entry: Option) -> None:

@@ -41,11 +41,14 @@ class DemoApp:
         What ``python -m`` takes.
     levels : tuple of str
         Which of participant and group, in that order.
+    options : tuple of str
+        Of both levels; those of ``--app-options`` go before.
     """
 
     name: str
     module: str
     levels: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 def find_apps() -> list[DemoApp]:
@@ -59,7 +62,7 @@ def find_apps() -> list[DemoApp]:
     for name in sorted(found, key=place):
         app: App = found[name].load()
         levels = tuple(level for level in LEVELS if level in app.levels)
-        apps.append(DemoApp(name, found[name].module.removesuffix(".__main__"), levels))
+        apps.append(DemoApp(name, found[name].module.removesuffix(".__main__"), levels, app.demo_options))
     return apps
 
 
@@ -159,9 +162,10 @@ def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str])
     reports: list[Path] = []
     for app in apps:
         derivative = output / "derivatives" / f"conform-{app.name}"
+        own = () if app.options[:1] and app.options[0] in app_options else app.options
         for level in app.levels:
             command = [sys.executable, "-m", app.module, str(output / "dataset"), str(derivative), level]
-            command += ["--work-dir", str(output / "work"), *app_options]
+            command += ["--work-dir", str(output / "work"), *own, *app_options]
             print(f"\n$ {shlex.join(command)}", flush=True)
             start = time.monotonic()
             code = subprocess.run(command, env={**os.environ, "NO_ET": "1", "NIPYPE_NO_ET": "1"}, check=False).returncode

@@ -131,9 +131,9 @@ def read_filter_file(path: Path | None, known: tuple[str, ...]) -> tuple[dict[st
     return {key: value for key, value in content.items() if key in known}, warnings
 
 
-def expected_files(app: App, plan: RunPlan) -> list[str]:
+def expected_files(app: App, plan: RunPlan, levels: tuple[str, ...]) -> list[str]:
     """Files that will be in the output folder after the run, sorted (figures and logs of the run aside)."""
-    files = set(ROOT_FILES)
+    files = {*ROOT_FILES, *(app.group_outputs if "group" in levels else ())}
     for participant in plan.jobs:
         files |= {*plan.outputs(participant), f"sub-{participant}.html"}
     return sorted(files)
@@ -149,7 +149,7 @@ def describe(app: App, config: RunConfig, plan: RunPlan) -> list[str]:
             lines += [f"#     {line}" for line in job.summary()]
     for failure in plan.failures.values():
         lines.append(f"# sub-{failure.participant}: cannot be processed: {failure.reason.removeprefix(f'sub-{failure.participant}: ')}")
-    if plan.jobs:
+    if plan.jobs or config.levels == ("group",):
         lines.append(f"# files in {config.output_dir}:")
-        lines += expected_files(app, plan)
+        lines += expected_files(app, plan, config.levels)
     return lines

@@ -129,7 +129,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
     from bids_app.plan import describe
 
     print("\n".join(describe(app, config, plan)))
-    return 0 if plan.jobs else exit_code((), plan.failures)
+    return 0 if plan.jobs or config.levels == ("group",) else exit_code((), plan.failures)
 
 
 def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset | None, plan: RunPlan) -> int:

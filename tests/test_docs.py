@@ -52,11 +52,11 @@ def test_every_column_of_the_trial_table_is_described(page: str) -> None:
 
 def _write_example(folder: Path) -> None:
     generator = np.random.default_rng(0)
-    volume = [path for row in output_maps(PLANS["nifti"]) if row.array == "fithrfdenoiserr_betas" for path in row.paths]
+    volume = [path for row in output_maps(PLANS["nifti"]) if row.array == "conform_betas" for path in row.paths]
     mask = [path for row in output_maps(PLANS["nifti"]) if row.array == "valid" for path in row.paths]
-    grayordinates = [path for row in output_maps(PLANS["cifti"]) if row.array == "fithrfdenoiserr_betas" for path in row.paths]
-    surface = [path for row in output_maps(PLANS["gifti"]) if row.array == "fithrfdenoiserr_betas" for path in row.paths]
-    table = [row.path for row in output_tables(PLANS["nifti"]) if row.key == "trials" and row.model == "fithrfdenoiserr"]
+    grayordinates = [path for row in output_maps(PLANS["cifti"]) if row.array == "conform_betas" for path in row.paths]
+    surface = [path for row in output_maps(PLANS["gifti"]) if row.array == "conform_betas" for path in row.paths]
+    table = [row.path for row in output_tables(PLANS["nifti"]) if row.key == "trials" and row.model == "conform"]
     (folder / table[0]).parent.mkdir(parents=True)
     inside = np.zeros((3, 3, 3), dtype=np.uint8)
     inside[1:, 1:, 1:] = 1

@@ -14,8 +14,8 @@ APP = App(
     name="glm",
     summary="Single-trial responses from fMRIPrep outputs and events.",
     description=(
-        "It estimates one response a trial (the GLMsingle method: a haemodynamic response function for each unit from a library, "
-        "regressors learned from noise, fractional ridge regression), and writes them with maps of their quality and a report. "
+        "It estimates one response a trial (a haemodynamic response function for each unit from a library, regressors learned from noise, "
+        "and regularisation, by the model conform or by those of GLMsingle), and writes them with maps of their quality and a report. "
         "It reads preprocessed BOLD (volumes, CIFTI, GIFTI) and the events of the raw dataset."
     ),
     settings=GLMSettings,
@@ -24,7 +24,9 @@ APP = App(
     methods="conform_bids.glm.report:methods",
     participant_report="conform_bids.glm.report:write_participant_report",
     group="conform_bids.glm.report:write_group_report",
+    group_outputs=("group_glm.html", "group_glm.tsv"),
     input_keys=("bold", "events", "confounds", "mask"),
+    demo_options=("--model", "conform", "fithrfdenoiserr"),
 )
 
 

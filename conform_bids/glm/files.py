@@ -11,7 +11,7 @@ from typing import Any
 
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path
-from conform_bids.glm.settings import GLMSettings
+from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.options import from_mapping, to_mapping
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
-DENOISED_MODELS = ("fithrfdenoise", "fithrfdenoiserr", "conform")
 
 
 @dataclass(frozen=True)

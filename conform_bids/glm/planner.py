@@ -25,7 +25,7 @@ __all__ = ["plan_participant"]
 BASE_GB = 0.9
 """Python, torch and nibabel."""
 SLOPPY_PCS, SLOPPY_FRACTIONS = 2, (1.0, 0.6, 0.2)
-SLOPPY_NOTE = "Made with --sloppy, with few noise regressors and ridge fractions to choose from: not for use."
+SLOPPY_NOTE = "Made with --sloppy, with few noise regressors and ridge fractions to choose from and no average over HRFs: not for use."
 
 
 def plan_participant(
@@ -198,7 +198,7 @@ class _Planner:
             draft,
             runs=tuple(runs),
             models=models,
-            settings=replace(self.settings, model=models, lss=self.settings.lss and "fithrf" in models),
+            settings=self.settings.for_models(models),
             has_repeats=bool((table.trials["repetition"] > 0).any()),
             notes=(*draft.notes, *notes),
         )
@@ -212,7 +212,7 @@ class _Planner:
 def _sloppy(settings: GLMSettings) -> GLMSettings:
     """Few noise regressors and ridge fractions to choose from: fast, for a test of an installation."""
     fractions = settings.fractions if len(settings.fractions) <= len(SLOPPY_FRACTIONS) else SLOPPY_FRACTIONS
-    return replace(settings, n_pcs=min(settings.n_pcs, SLOPPY_PCS), fractions=fractions)
+    return settings.for_models(settings.model, n_pcs=min(settings.n_pcs, SLOPPY_PCS), fractions=fractions, hrf_averaging="off")
 
 
 def _start_time(found: BoldSeries) -> tuple[float, str | None]:

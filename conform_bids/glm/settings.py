@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from conform_bids.errors import UsageError
-from conform_bids.options import option, validate
+from conform_bids.options import option, options_of, validate
 
 __all__ = ["MODELS", "GLMSettings"]
 
 MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
 """The models by name, GLMsingle's types A to D and ours; each is the ``desc`` of its files."""
+
+DEFAULT_MODELS = ("conform",)
+GLMSINGLE_MODELS = ("fithrf", "fithrfdenoiserr")
+"""Fitted by default where GLMsingle is reproduced or does the work."""
+DENOISED_MODELS = frozenset({"fithrfdenoise", "fithrfdenoiserr", "conform"})
 
 _EVENTS = "events and design"
 _MODEL = "model"
@@ -31,10 +40,11 @@ class GLMSettings:
     """
 
     model: tuple[str, ...] = option(
-        ("fithrf", "fithrfdenoiserr"),
-        "Models to fit; each gives its own maps. assumehrf: one HRF for all units (GLMsingle's type A); fithrf: each unit's HRF from "
-        "the library (B); fithrfdenoise: and noise regressors (C); fithrfdenoiserr: and fractional ridge regression (D); conform: noise "
-        "regressors and serial correlation out first, then the HRF, then shrinkage towards the unit's own mean, without labels.",
+        (),
+        "Models to fit; each gives its own maps. conform: noise regressors and serial correlation out first, then the HRF, then shrinkage "
+        "towards the unit's own mean, without labels. GLMsingle's: assumehrf (type A): one HRF for all units; fithrf (B): each unit's HRF "
+        "from the library; fithrfdenoise (C): and noise regressors; fithrfdenoiserr (D): and fractional ridge regression (default: "
+        "conform; with --compat or --engine glmsingle: fithrf fithrfdenoiserr).",
         choices=MODELS,
         group=_MODEL,
     )
@@ -204,18 +214,54 @@ class GLMSettings:
     )
 
     def __post_init__(self) -> None:
-        validate(self)
+        as_glmsingle = bool(self.compat) or self.engine == "glmsingle"
         if not self.model:
-            raise UsageError("--model: name at least one model")
+            object.__setattr__(self, "model", GLMSINGLE_MODELS if as_glmsingle else DEFAULT_MODELS)
+        validate(self)
         if not self.fractions:
             raise UsageError("--fractions: name at least one fraction")
         for fold in self.cv_folds:
             if not all(run.isdigit() and int(run) >= 1 for run in fold):
                 raise UsageError(f"--cv-folds: {','.join(fold)}: runs are counted from 1")
-        if self.lss and "fithrf" not in self.model:
-            raise UsageError("--lss estimates the betas of fithrf, which --model leaves out")
-        if "conform" in self.model and (self.compat or self.engine == "glmsingle"):
+        if "conform" in self.model and as_glmsingle:
             raise UsageError("--model conform: GLMsingle has no such model; leave out --compat and --engine glmsingle")
         sessions = [session for group in self.session_groups for session in group]
         if len(set(sessions)) < len(sessions):
             raise UsageError("--session-groups: a session stands in two groups")
+        idle = _idle_fields(self)
+        for entry in options_of(GLMSettings):
+            if entry.name in idle and getattr(self, entry.name) != entry.default:
+                raise UsageError(f"{entry.flag} has no effect with --model {' '.join(self.model)}: it needs {idle[entry.name]}")
+
+    def for_models(self, models: Sequence[str], **changes: Any) -> GLMSettings:
+        """The settings for other models, with what has no effect on them at its default.
+
+        Parameters
+        ----------
+        models : sequence of str
+            Those that are fitted.
+        **changes
+            Values of other fields; one that has no effect stays out.
+        """
+        values = {entry.name: getattr(self, entry.name) for entry in options_of(GLMSettings)} | changes | {"model": tuple(models)}
+        idle = _idle_fields(SimpleNamespace(**values))
+        kept = {name: value for name, value in values.items() if name not in idle}
+        return dataclasses.replace(GLMSettings(), **kept) if idle else GLMSettings(**values)
+
+
+def _idle_fields(settings: Any) -> dict[str, str]:
+    """Fields that have no effect on the models asked for, and what each of them needs."""
+    models = set(settings.model)
+    denoises, shrinks = bool(models & DENOISED_MODELS), "fithrfdenoiserr" in models
+    cross_validates = denoises and settings.pcs_stop > 0 and settings.n_pcs > 0
+    needs = (
+        (models != {"assumehrf"}, "a model with the unit's own HRF", ("hrf_library",)),
+        ("fithrf" in models, "the model fithrf", ("lss",)),
+        (shrinks, "the model fithrfdenoiserr", ("fractions", "autoscale")),
+        ("conform" in models, "the model conform", ("whiten", "hrf_averaging")),
+        (cross_validates or (shrinks and len(set(settings.fractions)) > 1), "something to cross-validate", ("cv_folds",)),
+        (cross_validates, "a number of noise regressors that is cross-validated", ("pcs_r2",)),
+        (settings.pcs_stop > 0 or settings.engine == "glmsingle", "--pcs-stop above 0", ("n_pcs",)),
+        (denoises, "a model with noise regressors", ("n_pcs", "pcs_stop", "pcs_r2", "noise_pool_r2", "brain_threshold")),
+    )
+    return {name: what for fulfilled, what, names in needs if not fulfilled for name in names}

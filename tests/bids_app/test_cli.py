@@ -199,17 +199,26 @@ def test_values_out_of_range_are_usage_errors(arguments: str) -> None:
     [
         ("--compat", "compat", "glmsingle"),
         ("--compat glmsingle", "compat", "glmsingle"),
-        ("--no-autoscale", "autoscale", False),
+        ("--no-autoscale --model fithrfdenoiserr", "autoscale", False),
         ("--pcs-stop -3", "pcs_stop", -3.0),
         ("--brain-threshold 90 .2", "brain_threshold", (90.0, 0.2)),
         ("--cv-folds 1,2 3,4", "cv_folds", (("1", "2"), ("3", "4"))),
-        ("--fractions 0.5", "fractions", (0.5,)),
+        ("--fractions 0.5 --model fithrfdenoiserr", "fractions", (0.5,)),
         ("--hrf-library ~/x.tsv", "hrf_library", Path("~/x.tsv").expanduser()),
         ("--confounds trans_* rot_x", "confounds", ("trans_*", "rot_x")),
     ],
 )
 def test_a_settings_field_is_a_flag(arguments: str, name: str, expected: Any) -> None:
     assert value("settings", name, *arguments.split()) == expected
+
+
+def test_a_switch_of_a_configuration_file_can_be_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "conform.toml"
+    path.write_text('[execution]\nlow_mem = true\n[settings]\nmodel = ["fithrf", "fithrfdenoiserr"]\nlss = true\nautoscale = false\n')
+    config = parse(APP, [*POSITIONALS, "--config-file", str(path)])
+    assert (config.execution.low_mem, config.settings.lss, config.settings.autoscale) == (True, True, False)
+    config = parse(APP, [*POSITIONALS, "--config-file", str(path), "--no-low-mem", "--no-lss", "--autoscale"])
+    assert (config.execution.low_mem, config.settings.lss, config.settings.autoscale) == (False, False, True)
 
 
 def test_every_option_is_in_the_help_and_none_has_an_effect_by_default() -> None:
@@ -219,7 +228,7 @@ def test_every_option_is_in_the_help_and_none_has_an_effect_by_default() -> None
         for entry in options_of(options):
             assert entry.flag in text
             assert all(alias in text for alias in entry.aliases)
-            if entry.kind is not Path:
+            if entry.kind is not Path and entry.name != "model":  # which follows from others
                 assert getattr(getattr(config, section), entry.name) == entry.default
 
 

@@ -51,7 +51,7 @@ def test_the_written_file_gives_the_same_configuration(arguments: str, tmp_path:
 def test_settings_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, fractions: list[float], types: list[str], degree: int | None
 ) -> None:
-    config = parse(APP, BASE)
+    config = parse(APP, [*BASE, "--model", "fithrfdenoiserr"])
     settings = dataclasses.replace(config.settings, fractions=tuple(fractions), nuisance_events=tuple(types), polynomial_degree=degree)
     path = tmp_path_factory.mktemp("toml") / "conform.toml"
     write_toml(dataclasses.replace(config, settings=settings), path, "1.0")

@@ -48,6 +48,18 @@ def test_the_demo_simulates_runs_the_apps_and_names_their_reports(tmp_path: Path
     assert (out / "dataset" / "derivatives" / "fmriprep" / "dataset_description.json").is_file()
 
 
+def test_an_app_has_options_of_its_own_that_those_given_replace(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp("toy", "toyapp", ("participant",), ("--model", "b"))])
+    assert main([str(tmp_path / "out"), *SMALL]) == 0
+    assert "'--model', 'b']" in capfd.readouterr().out
+    assert main([str(tmp_path / "out"), *SMALL, "--app-options", " --model c"]) == 0
+    printed = capfd.readouterr().out
+    assert "'--model', 'c']" in printed
+    assert "'--model', 'b'" not in printed
+
+
 @pytest.mark.usefixtures("toy")
 def test_a_second_call_keeps_the_dataset(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
@@ -105,13 +117,13 @@ def test_apps_come_in_the_order_of_the_chain(monkeypatch: pytest.MonkeyPatch) ->
             self.name, self.module = name, f"bids_app.{name}.__main__"
 
         def load(self) -> object:
-            return type("App", (), {"levels": ("group", "participant")})
+            return type("App", (), {"levels": ("group", "participant"), "demo_options": ("--model", "b")})
 
     points = [Point(name) for name in ("zebra", "encode", "psn", "ant", "glm", "align")]
     monkeypatch.setattr(demo, "entry_points", lambda group: points if group == "conform.apps" else [])
     apps = find_apps()
     assert [app.name for app in apps] == ["glm", "psn", "align", "encode", "ant", "zebra"]
-    assert apps[0] == DemoApp("glm", "bids_app.glm", ("participant", "group"))
+    assert apps[0] == DemoApp("glm", "bids_app.glm", ("participant", "group"), ("--model", "b"))
 
 
 def test_help_loads_nothing_heavy(repository: Path) -> None:

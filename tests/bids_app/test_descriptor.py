@@ -45,7 +45,7 @@ def test_a_simulated_invocation_is_a_command_line_that_we_read(tmp_path: Path) -
     values = {
         "bids_dir": str(tmp_path), "output_dir_name": str(tmp_path / "out"), "analysis_level": "participant",
         "participant_label": ["01", "02"], "skip_bids_validation": True,
-        "model": ["fithrf"], "compat": True, "no_autoscale": True, "brain_threshold": [90, 0.5], "memory_gb": 4,
+        "model": ["fithrfdenoiserr"], "compat": True, "no_autoscale": True, "brain_threshold": [90, 0.5], "memory_gb": 4,
     }  # fmt: skip
     invocation.write_text(json.dumps(values))
     done = bosh("exec", "simulate", descriptor, "-i", invocation)

@@ -89,7 +89,17 @@ def test_a_filter_file_of_another_form_is_refused(content: str, tmp_path: Path) 
 def test_the_description_lists_files_on_lines_of_their_own(toy: ModuleType, dataset: Path) -> None:
     config, plan = planned(toy, dataset, "--fault", "01=plan-data")
     lines = describe(toy.APP, config, plan)
-    assert [line for line in lines if not line.startswith("#")] == expected_files(toy.APP, plan)
+    assert [line for line in lines if not line.startswith("#")] == expected_files(toy.APP, plan, config.levels)
     assert any("sub-01: cannot be processed: corrupt by request" in line for line in lines)
     nothing = dataclasses.replace(plan, jobs={})
     assert all(line.startswith("#") for line in describe(toy.APP, config, nothing))
+
+
+def test_the_description_lists_the_files_of_the_group() -> None:
+    from bids_app.glm.__main__ import APP
+
+    for levels in (("group",), ("participant", "group")):
+        config = parse(APP, ["data", "out", *levels])
+        assert {"group_glm.html", "group_glm.tsv"} <= set(expected_files(APP, RunPlan(), config.levels))
+    assert "group_glm.tsv" in describe(APP, parse(APP, ["data", "out", "group"]), RunPlan())
+    assert "group_glm.tsv" not in expected_files(APP, RunPlan(), ("participant",))

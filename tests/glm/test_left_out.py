@@ -93,8 +93,29 @@ def test_trials_whose_estimate_is_unreliable_choose_nothing(make_dataset: Any, r
     assert fit.loaded.design.train.tolist() == [True, True, True, False] * 2
 
 
-def test_an_option_that_would_have_no_effect_is_refused() -> None:
-    with pytest.raises(UsageError, match="--lss"):
-        GLMSettings(model=("fithrfdenoiserr",), lss=True)
-    with pytest.raises(UsageError, match="conform"):
-        GLMSettings(model=("conform",), compat="glmsingle")
+IDLE = {
+    "--lss": {"model": ("fithrfdenoiserr",), "lss": True},
+    "--hrf-library": {"model": ("assumehrf",), "hrf_library": Path("hrfs.tsv")},
+    "--fractions": {"model": ("fithrf", "conform"), "fractions": (0.5, 1.0)},
+    "--no-autoscale": {"model": ("fithrf", "fithrfdenoise"), "autoscale": False},
+    "--n-pcs": {"model": ("fithrfdenoise",), "pcs_stop": -3.0, "n_pcs": 5},
+    "--pcs-stop": {"model": ("fithrf",), "pcs_stop": 1.2},
+    "--pcs-r2": {"model": ("conform",), "n_pcs": 0, "pcs_r2": 4.0},
+    "--noise-pool-r2": {"model": ("assumehrf", "fithrf"), "noise_pool_r2": 3.0},
+    "--brain-threshold": {"model": ("fithrf",), "brain_threshold": (90.0, 0.2)},
+    "--whiten": {"model": ("fithrfdenoiserr",), "whiten": "ar"},
+    "--hrf-averaging": {"compat": "glmsingle", "hrf_averaging": "on"},
+    "--cv-folds": {"model": ("fithrfdenoiserr",), "pcs_stop": -3.0, "fractions": (0.4,), "cv_folds": (("1",), ("2",))},
+    "--model conform": {"model": ("conform",), "compat": "glmsingle"},
+}
+
+
+@pytest.mark.parametrize("flag", IDLE)
+def test_an_option_that_would_have_no_effect_is_refused(flag: str) -> None:
+    with pytest.raises(UsageError, match=flag):
+        GLMSettings(**IDLE[flag])
+
+
+def test_what_is_fitted_by_default() -> None:
+    assert GLMSettings().model == ("conform",)
+    assert GLMSettings(compat="glmsingle").model == GLMSettings(engine="glmsingle").model == ("fithrf", "fithrfdenoiserr")

@@ -15,13 +15,14 @@ import pytest
 from conform_bids.bids.index import open_dataset
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.glm.files import Plan, output_maps
+from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.glm.workflow import init_glm_wf
 
 GRID = {
-    "models": [("assumehrf",), ("fithrf", "fithrfdenoiserr"), ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")],
+    "models": [("assumehrf",), ("conform",), ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")],
     "scope": ["session", "subject", "auto"],
     "where": [(), ("--output-spaces", "T1w"), ("--file-format", "cifti", "gifti")],
-    "more": [(), ("--session-groups", "01,02", "--cv-folds", "1", "2")],
+    "more": [(), ("--session-groups", "01,02", "--polynomial-degree", "1")],
 }
 POINTS = list(itertools.product(*GRID.values()))
 N_JOBS = {(): 3, ("--output-spaces", "T1w"): 1, ("--file-format", "cifti", "gifti"): 2}
@@ -50,7 +51,7 @@ def test_grid(models: tuple[str, ...], scope: str, where: tuple[str, ...], more:
         assert len(job.runs) == (2 if by_session else 4)
         assert all(path.exists() for path in job.inputs)
         assert {row.model for row in output_maps(job)} - {None} == set(models)
-        assert any("desc-noisepool" in output for output in job.outputs) == any("denoise" in model for model in models)
+        assert any("desc-noisepool" in output for output in job.outputs) == bool(set(models) & DENOISED_MODELS)
         assert any("hrflibrary" in output for output in job.outputs) == (models != ("assumehrf",))
         assert not any("_ses-" in output.rpartition("/")[2] and "_run-" not in output for output in job.outputs) or by_session
         assert Plan.from_identity(json.loads(job.identity())).identity() == job.identity()
@@ -144,9 +145,13 @@ def test_auto_fits_the_subject_where_a_session_repeats_nothing_across_its_runs(
 
 def test_without_repeats_models_fall_back_and_say_so(small: Callable[..., Path], plan_dataset: PlanDataset, tmp_path: Path) -> None:
     dataset = small({(None, "1"): ["a", "b"], (None, "2"): ["c", "d"]})
-    _, planned = plan_dataset(dataset, tmp_path / "out")
+    (job,) = plan_dataset(dataset, tmp_path / "out")[1].jobs
+    assert job.models == ("conform",)  # which needs no repeats
+    flags = ("--model", "fithrf", "fithrfdenoiserr", "--fractions", "0.5", "1", "--pcs-r2", "5")
+    _, planned = plan_dataset(dataset, tmp_path / "out", *flags)
     (job,) = planned.jobs
     assert job.models == ("fithrf",)
+    assert (job.settings.fractions, job.settings.pcs_r2) == (GLMSettings().fractions, None)  # what was not used is not recorded
     assert not job.has_repeats
     assert job.notes
     assert any(note in warning for note in job.notes for warning in planned.warnings)

@@ -21,6 +21,7 @@ from conform_bids.glm.report import (
     write_participant_report,
 )
 from conform_bids.glm.report.metrics import find_numbers
+from conform_bids.glm.settings import GLMSINGLE_MODELS as COMPAT
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.scores import odd_even_reliability
 
@@ -214,7 +215,7 @@ def test_group_of_nobody_is_a_table_without_rows(output):
     ("settings", "said", "unsaid"),
     [
         (
-            GLMSettings(),
+            GLMSettings(model=COMPAT),
             ["rokem2020fracridge", "kay2013glmdenoise", "exact onset", "up to 10"],
             ["mumford2012", "**assumehrf**", "confounds"],
         ),
@@ -225,12 +226,12 @@ def test_group_of_nobody_is_a_table_without_rows(output):
             ["exact onset"],
         ),
         (
-            GLMSettings(pcs_stop=-3, fractions=(0.4,), confounds=("trans_*",)),
+            GLMSettings(model=COMPAT, pcs_stop=-3, fractions=(0.4,), confounds=("trans_*",)),
             ["3 of them", "fraction of 0.4", "trans_*"],
             ["cross-validation"],
         ),
         (
-            GLMSettings(units="raw", autoscale=False, stimulus_duration=3.0),
+            GLMSettings(model=COMPAT, units="raw", autoscale=False, stimulus_duration=3.0),
             ["not rescaled", "boxcar of 3 s", "units of the BOLD"],
             ["percent of the"],
         ),

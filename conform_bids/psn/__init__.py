@@ -1,0 +1,1 @@
+"""Signal and noise of single-trial responses partitioned, and condition responses denoised."""
