@@ -13,14 +13,21 @@ import pandas as pd
 
 from conform_bids.bids.confounds import count_rows, read_confounds
 from conform_bids.bids.derivatives import write_json
-from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library, read_hrf_table
+from conform_bids.bids.hrf_tables import load_default_library, read_hrf_table
 from conform_bids.bids.images import describe_bold, read_bold, read_space
 from conform_bids.bids.spaces import Space, intersect_spaces
 from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
 from conform_bids.glm.numerics.design import Design, nuisance_bases
-from conform_bids.glm.planning import build_trials, check_repetition_times, cross_validation_folds, session_groups
+from conform_bids.glm.planning import (
+    assumed_hrf,
+    build_trials,
+    check_repetition_times,
+    cross_validation_folds,
+    session_groups,
+    usable_trials,
+)
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_degree
 
@@ -143,9 +150,6 @@ def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> t
     starts = np.array([0.0 if settings.compat else run.start_time for run in runs])
     regressors, names = zip(*(_user_regressors(plan, run, table, index) for index, run in enumerate(runs)), strict=True)
     trials = table.trials
-    usable = trials["split"].isin(["train", "n/a"])
-    if not settings.compat:
-        usable &= trials["flag"] == "n/a"  # an estimate that is not reliable would weigh on every unit's choices
     lengths = tuple(int(run.n_volumes or 0) for run in runs)
     degree = settings.polynomial_degree
     design = Design(
@@ -155,7 +159,7 @@ def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> t
         onset=trials["onset"].to_numpy(dtype=np.float64) - starts[table.run_index],
         duration=trials["duration"].to_numpy(dtype=np.float64),
         condition=trials["condition"].to_numpy(dtype=np.intp),
-        train=usable.to_numpy(dtype=bool),
+        train=usable_trials(settings, table),
         session=np.array(session_groups(settings, runs), dtype=np.intp),
         folds=cross_validation_folds(settings, len(runs)),
         polynomial_degree=tuple(polynomial_degree(length, tr) if degree is None else degree for length in lengths),
@@ -212,12 +216,7 @@ def hrf_libraries(plan: Plan, tr: float) -> tuple[HRFLibrary, HRFLibrary]:
     """
     settings = plan.settings
     library = load_default_library() if settings.hrf_library is None else read_hrf_table(settings.hrf_library, tr)
-    if settings.assumed_hrf is None:
-        return library, load_default_assumed_hrf()
-    assumed = read_hrf_table(settings.assumed_hrf, tr)
-    if assumed.n_hrfs != 1:
-        raise UnusableInputError(f"{settings.assumed_hrf}: the assumed HRF is one curve, and there are {assumed.n_hrfs}")
-    return library, assumed
+    return library, assumed_hrf(settings, tr)
 
 
 def _save_design(design: Design, names: tuple[tuple[str, ...], ...], path: Path) -> None:

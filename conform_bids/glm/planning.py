@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 
 from conform_bids.bids.events import RunEvents, build_trial_table
+from conform_bids.bids.hrf_tables import load_default_assumed_hrf, read_hrf_table
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.glm.files import PlannedRun
+from conform_bids.glm.numerics.efficiency import largest_correlation, trial_variance_inflation
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
+from conform_bids.numerics.hrf import HRFLibrary, response_at
+from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
 
 __all__ = [
+    "COLLINEAR",
+    "SAME_VOLUME",
+    "assumed_hrf",
     "build_trials",
     "check_glmsingle",
     "check_repetition_times",
@@ -20,13 +32,21 @@ __all__ = [
     "cross_validation_folds",
     "design_notes",
     "session_groups",
+    "usable_trials",
 ]
 
 INSTALL = "pip install git+https://github.com/cvnlab/GLMsingle"
+COLLINEAR = "collinear with other trials"
+SAME_VOLUME = "in one volume with another trial"
+PARALLEL = 0.99
+"""Regressors that correlate above this count as one."""
+INFLATED = 1e4
+"""Variance inflation of trials that cannot be told from the others: the standard error is a hundredfold. Designs with a trial every 2 s
+stay below a tenth of it."""
 
 
 def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTable:
-    """Trial table of the runs of a fit, whose lengths are known."""
+    """Trial table of the runs of a fit, whose lengths are known; trials that cannot be told from others are flagged."""
     events = [
         RunEvents(
             session=run.session,
@@ -38,7 +58,7 @@ def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTabl
         )
         for run in runs
     ]
-    return build_trial_table(
+    table = build_trial_table(
         events,
         condition_column=settings.condition_column,
         trial_filter=settings.trial_filter,
@@ -46,6 +66,60 @@ def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTabl
         stimulus_duration=settings.stimulus_duration,
         split=settings.split,
     )
+    return _flag_collinear(table, runs, settings)
+
+
+def assumed_hrf(settings: GLMSettings, repetition_time: float) -> HRFLibrary:
+    """The assumed HRF: the packaged one, or the user's.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file holds several curves.
+    """
+    if settings.assumed_hrf is None:
+        return load_default_assumed_hrf()
+    assumed = read_hrf_table(settings.assumed_hrf, repetition_time)
+    if assumed.n_hrfs != 1:
+        raise UnusableInputError(f"{settings.assumed_hrf}: the assumed HRF is one curve, and there are {assumed.n_hrfs}")
+    return assumed
+
+
+def usable_trials(settings: GLMSettings, table: TrialTable) -> npt.NDArray[np.bool_]:
+    """Trials that take part in cross-validation: of the training stimuli and, but for GLMsingle's sake, without a flag."""
+    usable = table.trials["split"].isin(["train", "n/a"])
+    if not settings.compat:
+        usable &= table.trials["flag"] == "n/a"  # an estimate that is not reliable would weigh on every unit's choices
+    return np.asarray(usable.to_numpy(dtype=bool))
+
+
+def _flag_collinear(table: TrialTable, runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTable:
+    """Flag trials whose regressors, with the assumed HRF and drifts out, cannot be told from those of others in their run."""
+    flags = table.trials["flag"].to_numpy(dtype=object).copy()
+    durations = table.trials["duration"].to_numpy(dtype=np.float64).round(1)
+    if settings.compat:
+        durations = np.full(len(durations), np.median(durations))
+    for index, run in enumerate(runs):
+        rows = np.flatnonzero(table.run_index == index)
+        tr, n_volumes = float(run.repetition_time or 0), int(run.n_volumes or 0)
+        onset = table.trials["onset"].to_numpy(dtype=np.float64)[rows] - (0.0 if settings.compat else run.start_time)
+        reason = COLLINEAR
+        if settings.compat:
+            onset, reason = np.floor(onset / tr + 0.5) * tr, SAME_VOLUME
+        delays = np.arange(n_volumes)[:, None] * tr - onset
+        columns = np.zeros(delays.shape)
+        for duration in np.unique(durations[rows]):
+            same = durations[rows] == duration
+            columns[:, same] = response_at(assumed_hrf(settings, tr), float(duration), delays[:, same])[..., 0]
+        degree = polynomial_degree(n_volumes, tr) if settings.polynomial_degree is None else settings.polynomial_degree
+        columns = project_out(polynomial_basis(n_volumes, degree), columns)
+        parallel = largest_correlation(columns) > PARALLEL
+        shared = np.isin(onset, [value for value, count in Counter(onset.tolist()).items() if count > 1])
+        bad = parallel | (trial_variance_inflation(columns) > INFLATED)
+        found = np.where(shared, reason, COLLINEAR)
+        unflagged = flags[rows] == "n/a"
+        flags[rows[bad & unflagged]] = found[bad & unflagged]
+    return replace(table, trials=table.trials.assign(flag=flags.astype(str)))
 
 
 def check_repetition_times(runs: Sequence[PlannedRun]) -> None:
@@ -83,7 +157,7 @@ def choose_models(settings: GLMSettings, table: TrialTable, runs: Sequence[Plann
     """Models that can be fitted, and what the report has to say about it."""
     folds = cross_validation_folds(settings, len(runs))
     session_groups(settings, runs)
-    usable = table.trials["split"].isin(["train", "n/a"]).to_numpy()
+    usable = usable_trials(settings, table)
     condition = table.trials["condition"].to_numpy()
     can_cross_validate = False
     for fold in folds:
@@ -99,7 +173,7 @@ def choose_models(settings: GLMSettings, table: TrialTable, runs: Sequence[Plann
 
 
 def design_notes(settings: GLMSettings, table: TrialTable, runs: Sequence[PlannedRun], *, dropped: bool) -> list[str]:
-    """What a reader of the results has to know of the design: durations that compat makes one, folds that count other runs."""
+    """What a reader of the results has to know: durations that compat makes one, trials with a flag, folds that count other runs."""
     notes = []
     durations = table.trials["duration"]
     if settings.compat and float(durations.max()) - float(durations.min()) > 1e-3:
@@ -107,6 +181,10 @@ def design_notes(settings: GLMSettings, table: TrialTable, runs: Sequence[Planne
             f"stimuli last {durations.min():g} to {durations.max():g} s; --compat models all of them with the median, "
             f"{durations.median():g} s"
         )
+    flagged = Counter(flag for flag in table.trials["flag"] if flag != "n/a")
+    if flagged:
+        told = ", ".join(f"{reason} ({count})" for reason, count in flagged.items())
+        notes.append(f"{sum(flagged.values())} of {len(table.trials)} trials are flagged: {told}")
     if settings.cv_folds and dropped:
         labels = ", ".join(f"{number} is {_run_label(run)}" for number, run in enumerate(runs, start=1))
         notes.append(f"--cv-folds counts the runs that are fitted: {labels}")

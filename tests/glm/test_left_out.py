@@ -93,6 +93,50 @@ def test_trials_whose_estimate_is_unreliable_choose_nothing(make_dataset: Any, r
     assert fit.loaded.design.train.tolist() == [True, True, True, False] * 2
 
 
+def flags_of(dataset: Path, plan_dataset: Any, tmp_path: Path, *flags: str) -> tuple[list[str], list[str]]:
+    """Flags of the first run's trials, and the notes of the plan."""
+    from conform_bids.glm.planning import build_trials
+
+    (job,) = plan_dataset(dataset, tmp_path / "out", *flags)[1].jobs
+    trials = build_trials(job.runs, job.settings).trials
+    return trials["flag"][trials["run_id"] == "1"].tolist(), [note for note in job.notes if "flagged" in note]
+
+
+def test_trials_that_cannot_be_told_apart_are_flagged_with_the_reason(
+    make_dataset: Any, run_data: Any, plan_dataset: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    onsets = [4.0, 12, 12.1, 24, 36, 38, 117]  # two a tenth of a second apart, two a TR, one that the run's end cuts off
+    events = pd.DataFrame({"onset": onsets, "duration": 1.0, "trial_type": "image", "stim_id": list("abcabca")})
+    runs = [run_data(100 + rng.standard_normal((6, 60)), events, str(run)) for run in (1, 2)]
+    dataset = make_dataset(tmp_path / "data", runs, 2.0)
+    collinear, cut = "collinear with other trials", "cut off by the end of the run"
+    flags, notes = flags_of(dataset, plan_dataset, tmp_path)
+    assert flags == ["n/a", collinear, collinear, "n/a", "n/a", "n/a", cut]
+    assert notes == [f"6 of 14 trials are flagged: {collinear} (4), {cut} (2)"]
+    flags, _ = flags_of(dataset, plan_dataset, tmp_path, "--compat")
+    assert flags[1:3] == ["in one volume with another trial"] * 2
+
+
+def test_a_fast_design_is_no_fault(make_dataset: Any, run_data: Any, plan_dataset: Any, tmp_path: Path) -> None:
+    events = pd.DataFrame({"onset": np.arange(4.0, 100, 2), "duration": 1.0, "trial_type": "image", "stim_id": list("abcdef") * 8})
+    dataset = make_dataset(tmp_path / "data", [run_data(np.full((6, 60), 100.0), events, str(run)) for run in (1, 2)], 2.0)
+    assert set(flags_of(dataset, plan_dataset, tmp_path)[0]) == {"n/a"}
+
+
+def test_where_only_flagged_trials_repeat_nothing_is_cross_validated(
+    make_dataset: Any, run_data: Any, plan_dataset: Any, tmp_path: Path
+) -> None:
+    stimuli = [["a", "b", "x"], ["c", "d", "x"]]
+    events = [pd.DataFrame({"onset": [4.0, 20, 118], "duration": 1.0, "trial_type": "i", "stim_id": names}) for names in stimuli]
+    runs = [run_data(np.full((6, 60), 100.0), table, str(run)) for run, table in enumerate(events, 1)]
+    dataset = make_dataset(tmp_path / "data", runs, 2.0)
+    (job,) = plan_dataset(dataset, tmp_path / "out", "--model", "fithrf", "fithrfdenoise")[1].jobs
+    assert job.models == ("fithrf",)
+    (job,) = plan_dataset(dataset, tmp_path / "out", "--model", "fithrf", "fithrfdenoise", "--compat")[1].jobs
+    assert job.models == ("fithrf", "fithrfdenoise")  # GLMsingle knows no flags
+
+
 IDLE = {
     "--lss": {"model": ("fithrfdenoiserr",), "lss": True},
     "--hrf-library": {"model": ("assumehrf",), "hrf_library": Path("hrfs.tsv")},
