@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from conform_bids.bids.spaces import CiftiSpace, Space, SurfaceSpace, VolumeSpace
 from conform_bids.report.scales import Scale
-from conform_bids.report.style import INK, MUTED, PALETTE, finish_axes, new_figure
-from conform_bids.report.surfaces import Hemisphere, draw_surface, find_meshes
+from conform_bids.report.style import DPI, INK, MUTED, PALETTE, finish_axes, new_figure
+from conform_bids.report.surfaces import Hemisphere, draw_surface, find_meshes, paint_faces
 from conform_bids.report.volumes import Mosaic, arrange_slices, draw_mosaic
 
 __all__ = ["has_mesh", "plot_map"]
@@ -98,8 +99,7 @@ def _meshes(space: Space, n_left: int, n_right: int) -> tuple[Hemisphere, Hemisp
 def _plot_volume(mosaic: Mosaic, path: Path, scale: Scale) -> Path:
     width, height = mosaic.fit(_WIDTH - _BAR, 4.2 if mosaic.rows == 1 else 7.5)
     whole = (width + _BAR, max(height + 0.16, 1.9))
-    with new_figure(path, *whole, dark=True) as figure:
-        figure.set_layout_engine("none")
+    with new_figure(path, *whole, dark=True, arranged=False) as figure:
         bottom = (whole[1] - height) / 2
         axes = figure.add_axes((0.0, bottom / whole[1], width / whole[0], height / whole[1]))
         draw_mosaic(axes, mosaic, scale, width)
@@ -133,20 +133,38 @@ def _plot_cortex(
     width, row = _WIDTH - _BAR, 1.75
     shown, strip = (0.0, 0.0) if below is None else below.fit(width, 1.9)
     size = (width + _BAR, 2 * row + (strip + 0.1 if below is not None else 0.0))
-    with new_figure(path, *size, dark=below is not None) as figure:
-        figure.set_layout_engine("none")
-        for line, panels in enumerate((_PANELS, _MORE_PANELS)):
-            for column, (view, side) in enumerate(panels):
-                box = (column * width / 4 / size[0], 1 - (line + 1) * row / size[1], width / 4 / size[0], (row - 0.22) / size[1])
-                axes = figure.add_axes(box)
-                is_left = side == "left"
-                draw_surface(axes, meshes[0 if is_left else 1], left if is_left else right, scale, view, left=is_left)
-                axes.set_title(f"{'L' if is_left else 'R'} {view}", fontsize=8.5, fontweight="normal", loc="center", pad=2)
+    with new_figure(path, *size, dark=below is not None, arranged=False) as figure:
+        _draw_views(figure, meshes, (left, right), scale, (0.0, 1 - 2 * row / size[1], width / size[0], 2 * row / size[1]), (width, row))
         if below is not None:
             axes = figure.add_axes(((width - shown) / 2 / size[0], 0.02 / size[1], shown / size[0], strip / size[1]))
             draw_mosaic(axes, below, scale, shown)
         _add_key(figure, scale, (width + 0.18) / size[0], size)
     return path
+
+
+def _draw_views(
+    figure: Figure,
+    meshes: tuple[Hemisphere, Hemisphere],
+    values: tuple[NDArray[np.float64], NDArray[np.float64]],
+    scale: Scale,
+    box: tuple[float, float, float, float],
+    inches: tuple[float, float],
+) -> None:
+    """Two rows of views as one image, as an axes a view would take longer than what is in it."""
+    width, row = inches
+    label = 0.22
+    size = round(width / 4 * DPI), round((row - label) * DPI)
+    painted = [paint_faces(mesh, part, scale) for mesh, part in zip(meshes, values, strict=True)]
+    axes = figure.add_axes(box)
+    for line, panels in enumerate((_PANELS, _MORE_PANELS)):
+        views = [draw_surface(meshes[side == "right"], painted[side == "right"], view, size, left=side == "left") for view, side in panels]
+        axes.imshow(np.hstack(views), extent=(0, 4, (line + 1) * row, line * row + label), aspect="auto")
+        for column, (view, side) in enumerate(panels):
+            style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 8.5}
+            axes.text(column + 0.5, line * row + label / 2, f"{'L' if side == 'left' else 'R'} {view}", **style)
+    axes.set_xlim(0, 4)
+    axes.set_ylim(2 * row, 0)
+    axes.set_axis_off()
 
 
 def _plot_without_mesh(

@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 from conform_bids.bids.derivatives import atomic_path
 
-__all__ = ["ACCENT", "FAINT", "INK", "MUTED", "PALETTE", "finish_axes", "new_figure", "short_label", "sparse_ticks"]
+__all__ = ["ACCENT", "DPI", "FAINT", "INK", "MUTED", "PALETTE", "finish_axes", "new_figure", "short_label", "sparse_ticks"]
 
 INK = "#1f2933"
 MUTED = "#616e7c"
 ACCENT = "#0b6e8a"
 FAINT = "#e4e7eb"
+
+DPI = 140
 
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#6b4c9a", "#8c8c8c")
 """Okabe and Ito's colours, which colour-blind readers can tell apart, without yellow and black, which a light page hides or shouts."""
@@ -51,7 +53,7 @@ _STYLE = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
-    "savefig.dpi": 140,
+    "savefig.dpi": DPI,
     "svg.fonttype": "path",
     "svg.hashsalt": "conform",  # same data, same bytes
     "text.color": INK,
@@ -64,7 +66,7 @@ _STYLE = {
 
 
 @contextmanager
-def new_figure(path: Path, width: float, height: float, *, dark: bool = False) -> Iterator[Figure]:
+def new_figure(path: Path, width: float, height: float, *, dark: bool = False, arranged: bool = True) -> Iterator[Figure]:
     """Give an empty figure, and save it under ``path`` when the block ends without an error.
 
     Parameters
@@ -75,6 +77,8 @@ def new_figure(path: Path, width: float, height: float, *, dark: bool = False) -
         Inches.
     dark : bool
         Dark background, for maps.
+    arranged : bool
+        Have Matplotlib find room for labels, which draws all twice; False where axes are put at places of their own.
 
     Yields
     ------
@@ -87,7 +91,7 @@ def new_figure(path: Path, width: float, height: float, *, dark: bool = False) -
         style |= {"xtick.color": "#c9d1d9", "ytick.color": "#c9d1d9", "axes.grid": False}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained" if arranged else None)
         yield figure
         with atomic_path(path) as temporary:
             kind = path.suffix.lstrip(".")

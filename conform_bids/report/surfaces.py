@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
 
 from conform_bids.report.scales import Scale
 
-__all__ = ["VIEWS", "Hemisphere", "draw_surface", "find_meshes"]
+__all__ = ["VIEWS", "Hemisphere", "draw_surface", "find_meshes", "paint_faces"]
 
+FloatArray = NDArray[np.float64]
+
+_FINER = 2
+"""Points along each side of a pixel that are looked at, so that edges are smooth."""
 _ICOSAHEDRA = (642, 2562, 10242, 40962, 163842)
 _FSLR_DENSITIES = {32492: "32k", 59292: "59k", 163842: "164k"}
 
@@ -33,7 +35,7 @@ VIEWS = {
 """Direction to the camera and upwards direction of each view, for the left hemisphere; the right one mirrors x."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hemisphere:
     """A mesh to draw on.
 
@@ -118,18 +120,71 @@ def _hemisphere(
     return Hemisphere(np.asarray(coordinates, dtype=float), np.asarray(faces, dtype=np.int64), scaled, np.asarray(shown, dtype=np.int64))
 
 
-def draw_surface(axes: Axes, mesh: Hemisphere, values: NDArray[np.floating], scale: Scale, view: str, *, left: bool) -> None:
-    """Draw one hemisphere from one side: faces towards the camera, far ones first, shaded by their slope.
+@dataclass(frozen=True)
+class _View:
+    """What a camera sees of a mesh.
+
+    Attributes
+    ----------
+    face : ndarray of int, shape (height, width)
+        The nearest face at each point of the image, top row first; -1 beside the mesh.
+    shade : ndarray, shape (faces,)
+        Brightness by slope.
+    """
+
+    face: NDArray[np.int64]
+    shade: NDArray[np.float64]
+
+
+def paint_faces(mesh: Hemisphere, values: NDArray[np.floating], scale: Scale) -> FloatArray:
+    """Colours of the faces before shading: those of the values, and the grey of the sulci where these are transparent.
 
     Parameters
     ----------
     values : ndarray, shape (values,)
-        Values of the space's vertices; NaN leaves the grey of the sulci.
+        Values of the space's vertices.
+
+    Returns
+    -------
+    ndarray, shape (faces, 3)
+        RGB.
+    """
+    grey = np.repeat((0.86 - 0.22 * mesh.depth[mesh.faces].mean(axis=1))[:, None], 3, axis=1)
+    shown = np.asarray(values, dtype=float)[mesh.shown]
+    colours = scale.colours(_face_values(shown, mesh.faces, categorical=bool(scale.categories)))
+    return np.where(colours[:, 3:] > 0, colours[:, :3], grey)
+
+
+def draw_surface(mesh: Hemisphere, painted: FloatArray, view: str, size: tuple[int, int], *, left: bool) -> NDArray[np.uint8]:
+    """Draw one hemisphere from one side.
+
+    Parameters
+    ----------
+    painted : ndarray, shape (faces, 3)
+        What `paint_faces` gives.
     view : str
         A key of `VIEWS`.
+    size : tuple of int
+        Width and height of the image.
     left : bool
         Whether this is the left hemisphere.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 4)
+        RGBA; transparent beside the mesh.
     """
+    seen = _look(mesh, view, (_FINER * size[0], _FINER * size[1]), left)
+    table = np.zeros((len(painted) + 1, 4), dtype=np.float32)  # the last row is for -1
+    table[:-1, :3], table[:-1, 3] = painted * seen.shade[:, None], 1
+    image = sum(table[seen.face[dy::_FINER, dx::_FINER]] for dy in range(_FINER) for dx in range(_FINER)) / np.float32(_FINER**2)
+    image[..., :3] /= np.maximum(image[..., 3:], 1e-9)
+    return np.round(255 * image).astype(np.uint8)
+
+
+@lru_cache(maxsize=32)
+def _look(mesh: Hemisphere, view: str, size: tuple[int, int], left: bool) -> _View:
+    """Find which face is seen where: once for all maps of a mesh, as this takes longer than colouring."""
     mirror = np.array([1 if left else -1, 1, 1])
     camera, up = (np.array(direction) * mirror for direction in VIEWS[view])
     sideways = np.cross(up, camera)
@@ -140,17 +195,47 @@ def draw_surface(axes: Axes, mesh: Hemisphere, values: NDArray[np.floating], sca
     slope *= outward
     facing = np.flatnonzero(slope > 0)
     order = facing[np.argsort((corners[facing].mean(axis=1) @ camera), kind="stable")]
-    faces = mesh.faces[order]
-    grey = np.repeat((0.86 - 0.22 * mesh.depth[faces].mean(axis=1))[:, None], 3, axis=1)
-    colours = scale.colours(_face_values(np.asarray(values, dtype=float)[mesh.shown], faces, categorical=bool(scale.categories)))
-    painted = np.where(colours[:, 3:] > 0, colours[:, :3], grey) * (0.62 + 0.38 * slope[order])[:, None]
-    flat = np.stack([corners[order] @ sideways, corners[order] @ up], axis=-1)
-    axes.add_collection(PolyCollection(list(flat), facecolors=painted, edgecolors="none", antialiaseds=False))
-    points = mesh.coordinates @ np.stack([sideways, up], axis=1)
-    axes.set_xlim(points[:, 0].min() - 2, points[:, 0].max() + 2)
-    axes.set_ylim(points[:, 1].min() - 2, points[:, 1].max() + 2)
-    axes.set_aspect("equal")
-    axes.set_axis_off()
+    points = mesh.coordinates @ np.stack([sideways, -up], axis=1)
+    low, extent = points.min(axis=0) - 2, np.ptp(points, axis=0) + 4
+    step = float(np.max(extent / size))
+    offset = (np.array(size) - extent / step) / 2
+    flat = (points[mesh.faces[order]] - low) / step + offset
+    return _View(_nearest_faces(flat, order, size), 0.62 + 0.38 * slope)
+
+
+def _nearest_faces(corners: FloatArray, faces: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Fill triangles, far ones first: each tries the points of the box around it.
+
+    Parameters
+    ----------
+    corners : ndarray, shape (n, 3, 2)
+        In points of the image: across, down.
+    faces : ndarray of int, shape (n,)
+        What is written where a triangle is.
+    size : tuple of int
+        Width and height.
+
+    Returns
+    -------
+    ndarray of int, shape (height, width)
+        -1 where no triangle is.
+    """
+    first = np.maximum(np.floor(corners.min(axis=1)).astype(np.int64), 0)
+    spans = np.maximum(np.minimum(np.ceil(corners.max(axis=1)).astype(np.int64), np.array(size) - 1) - first + 1, 0)
+    counts = spans.prod(axis=1)
+    owner = np.repeat(np.arange(len(corners)), counts)
+    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    across, down = first[owner, 0] + place % spans[owner, 0], first[owner, 1] + place // spans[owner, 0]
+    point = np.stack([across, down], axis=1) + 0.5
+    inside = np.zeros(len(owner), dtype=np.int8)
+    for corner in range(3):
+        start, side = corners[:, corner], corners[:, (corner + 1) % 3] - corners[:, corner]
+        offset = point - start[owner]
+        inside += np.sign(side[owner, 0] * offset[:, 1] - side[owner, 1] * offset[:, 0] + 0.0).astype(np.int8)
+    hit = np.abs(inside) >= 2  # on the same side of all edges, or on an edge
+    image = np.full((size[1], size[0]), -1, dtype=np.int64)
+    image[down[hit], across[hit]] = faces[owner[hit]]  # of several, the last one stays: the nearest
+    return image
 
 
 def _face_values(values: NDArray[np.float64], faces: NDArray[np.int64], *, categorical: bool) -> NDArray[np.float64]:

@@ -162,7 +162,9 @@ def draw_mosaic(axes: Axes, mosaic: Mosaic, scale: Scale, width: float) -> None:
     image = np.where(colours[..., 3:] > 0, colours[..., :3], image)
     room = _LABEL * mosaic.rows / mosaic.height(width)
     for row, pixels in enumerate(np.split(image, mosaic.rows)):
-        axes.imshow(pixels, extent=(0, mosaic.columns, row + 1 - room, row), aspect="auto", interpolation="nearest")
+        axes.imshow(
+            np.round(255 * pixels).astype(np.uint8), extent=(0, mosaic.columns, row + 1 - room, row), aspect="auto", interpolation="nearest"
+        )
     axes.set_xlim(0, mosaic.columns)
     axes.set_ylim(mosaic.rows, 0)
     axes.set_axis_off()
