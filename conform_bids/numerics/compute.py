@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Compute", "gemm_rate", "limit_threads", "to_numpy", "to_tensor"]
+__all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "to_numpy", "to_tensor"]
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,27 @@ def limit_threads(n_threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], compute: Compute) -> list[Result]:
+    """Results of ``function`` for every block, in the order of the blocks.
+
+    Blocks that fit a core's cache are too small to split: instead of threads within each operation, each thread takes whole blocks and
+    runs them on its own. The blocks have to be independent; what they write must not overlap.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a block; torch, BLAS and LAPACK release the interpreter while they work.
+    blocks : iterable
+        Anything.
+    compute : Compute
+        Its threads are used on the CPU; a GPU takes the blocks one by one.
+    """
+    if compute.n_threads <= 1 or compute.device != "cpu":
+        return [function(block) for block in blocks]
+    with limit_threads(1), ThreadPoolExecutor(compute.n_threads) as pool:
+        return list(pool.map(function, blocks))
 
 
 def to_tensor(array: npt.ArrayLike, device: str) -> torch.Tensor:

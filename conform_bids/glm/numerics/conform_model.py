@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from conform_bids.glm.numerics.data import RunData
+from conform_bids.glm.numerics.data import CleanData
 from conform_bids.glm.numerics.design import Design, NuisanceBases
+from conform_bids.glm.numerics.estimate import BetaSink
 from conform_bids.glm.numerics.evidence_ridge import EvidenceEstimate, estimate_evidence_betas
-from conform_bids.glm.numerics.hrf_selection import library_rsquared
+from conform_bids.glm.numerics.groups import block_units, factorise_library, unit_groups
+from conform_bids.glm.numerics.hrf_selection import LibraryScan, best_hrf
 from conform_bids.glm.numerics.whitening import fit_autoregression, whitening_filter
-from conform_bids.numerics.compute import Compute
+from conform_bids.numerics.compute import Compute, to_tensor
 from conform_bids.numerics.linalg import orthonormal_basis, project_out
 
 __all__ = ["ConformFit", "averages_hrfs", "fit_conform", "whitens"]
@@ -67,16 +70,62 @@ def averages_hrfs(setting: str, design: Design) -> bool:
     return len(distances) > 0 and float(np.median(distances)) < FAST_SECONDS
 
 
+@dataclass(frozen=True)
+class _Whitened:
+    """The data with noise regressors and serial correlation out, never formed: what is needed of them lies in the factors and here.
+
+    With F the filter and Q a basis of the filtered nuisance, a factor U of the filtered design is orthogonal to Q, so that
+    U'(1 - QQ')Fy = (F'U)'y; and |(1 - QQ')Fy|^2 = |Fy|^2 - |(F'Q)'y|^2.
+    """
+
+    data: CleanData
+    sums: FloatArray
+
+    @property
+    def n_units(self) -> int:
+        return self.data.n_units
+
+    def totals(self, units: npt.NDArray[np.intp]) -> FloatArray:
+        return self.sums[:, units]
+
+    def rows(self, units: npt.NDArray[np.intp]) -> list[torch.Tensor]:
+        return self.data.rows(units)
+
+
+class _Filter:
+    """Sums of squares of the filtered data, filtered nuisance out."""
+
+    def __init__(self, coefficients: FloatArray, matrices: Sequence[FloatArray], nuisances: Sequence[FloatArray], device: str) -> None:
+        self._coefficients = [float(value) for value in coefficients]
+        order = len(self._coefficients)
+        self._starts = [to_tensor(matrix[:order, :order].T, device) for matrix in matrices]
+        self._nuisances = [to_tensor(matrix.T @ nuisance, device) for matrix, nuisance in zip(matrices, nuisances, strict=True)]
+
+    def total(self, run: int, values: torch.Tensor) -> torch.Tensor:
+        """Of a run (n, n_volumes), (n,)."""
+        filtered = values
+        order = len(self._coefficients)
+        if order:
+            filtered = values.clone()
+            for lag, coefficient in enumerate(self._coefficients, start=1):
+                filtered[:, lag:].sub_(values[:, :-lag], alpha=coefficient)
+            filtered[:, :order] = values[:, :order] @ self._starts[run]
+        length = torch.linalg.vector_norm(filtered, dim=1).square()
+        nuisance = torch.linalg.vector_norm(values @ self._nuisances[run], dim=1).square()
+        return torch.clamp(length - nuisance, min=0)
+
+
 def fit_conform(
-    runs: Sequence[npt.NDArray[np.float32]],
-    data: RunData,
+    data: CleanData,
     design: Design,
     regressors: Sequence[FloatArray],
     pcs: Sequence[FloatArray],
     covariances: Sequence[FloatArray],
     units: npt.NDArray[np.intp],
+    present: npt.NDArray[np.bool_],
     compute: Compute,
-    betas: npt.NDArray[np.float32],
+    sink: BetaSink,
+    ordinary: BetaSink | None = None,
     *,
     whiten: bool,
     average_hrfs: bool,
@@ -85,11 +134,9 @@ def fit_conform(
 
     Parameters
     ----------
-    runs : sequence of (n_volumes, n_units) float32 arrays
-        BOLD of each run.
-    data : RunData
-        The same with drifts and user regressors out.
-    design, units, compute, betas
+    data : CleanData
+        BOLD with drifts and user regressors out.
+    design, compute, sink, ordinary
         As in `estimate_evidence_betas`.
     regressors : sequence of (n_hrfs, n_volumes, n_trials) arrays
         Of each run, drifts and user regressors out.
@@ -97,23 +144,42 @@ def fit_conform(
         The noise regressors that are used.
     covariances : sequence of (n_volumes, n_volumes) arrays
         Of the noise pool, `pool_covariances`.
+    units : (n,) int array
+        Units to fit.
+    present : (n_runs, n_units) bool array
+        Runs that hold each unit.
     whiten, average_hrfs : bool
         See `whitens` and `averages_hrfs`.
     """
     nuisances = [orthonormal_basis(np.column_stack([basis.base, pc])) for basis, pc in zip(data.bases, pcs, strict=True)]
     coefficients = fit_autoregression(covariances, nuisances, ORDER) if whiten else np.zeros(0)
-    filters = [whitening_filter(coefficients, length) for length in design.run_lengths]
-    bases = [
-        NuisanceBases(orthonormal_basis(matrix @ nuisance), np.zeros((len(matrix), 0)))
-        for matrix, nuisance in zip(filters, nuisances, strict=True)
-    ]
-    clean = RunData(runs, bases, compute.device, filters=filters if coefficients.any() else None)
+    # a run as short as the filter's start-up has nothing to filter
+    if not coefficients.any() or min(design.run_lengths) <= ORDER:
+        coefficients = np.zeros(0)
+    matrices = [whitening_filter(coefficients, length) for length in design.run_lengths]
+    filters = matrices if coefficients.size else None
+    filtered = [orthonormal_basis(matrix @ nuisance) for matrix, nuisance in zip(matrices, nuisances, strict=True)]
     columns = [
-        np.stack([project_out(basis.base, matrix @ hrf) for hrf in library])
-        for basis, matrix, library in zip(bases, filters, regressors, strict=True)
+        np.stack([project_out(basis, hrf if filters is None else matrix @ hrf) for hrf in library])
+        for basis, matrix, library in zip(filtered, matrices, regressors, strict=True)
     ]
-    rsquared = library_rsquared(clean, design, columns, compute)
-    index = np.argmax(np.where(np.isfinite(rsquared), rsquared, -np.inf), axis=0)
-    extras = [basis.extra for basis in bases]
-    estimate = estimate_evidence_betas(clean, design, columns, index, extras, units, compute, betas, average_hrfs=average_hrfs)
+    none = [np.zeros((len(basis), 0)) for basis in filtered]
+    bases = [NuisanceBases(basis, extra) for basis, extra in zip(filtered, none, strict=True)]
+    library_scan = LibraryScan(design, bases, columns, data.n_units, compute, filters)
+    data_filter = _Filter(coefficients, matrices, filtered, compute.device)
+    sums = np.zeros((design.n_runs, data.n_units))
+
+    def visit(run: int, block: slice, values: torch.Tensor) -> None:
+        total = data_filter.total(run, values)
+        sums[run, block] = total.cpu().numpy()
+        library_scan.visit(run, block, values, total)
+
+    data.scan(visit, compute)
+    index = best_hrf(library_scan.result())
+    hrfs = range(len(regressors[0])) if average_hrfs else np.unique(index[units])
+    factors = factorise_library(columns, none, (int(hrf) for hrf in hrfs), compute, filters)
+    groups = unit_groups(units, index, present, block_units(design, compute))
+    n_free = np.array(design.run_lengths) - np.array([basis.shape[1] for basis in filtered])
+    whitened = _Whitened(data, sums)
+    estimate = estimate_evidence_betas(whitened, design, factors, groups, n_free, compute, sink, ordinary, average_hrfs=average_hrfs)
     return ConformFit(estimate, index, coefficients, average_hrfs)

@@ -10,19 +10,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.data import RunData
+from conform_bids.glm.numerics.data import CleanData
 from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.numerics.groups import block_units
 from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, RunFactor, factorise_run
-from conform_bids.numerics.blocks import block_size, index_blocks
-from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
+from conform_bids.numerics.blocks import index_blocks
+from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
 from conform_bids.numerics.linalg import extend_basis
+from conform_bids.numerics.scores import odd_even_reliability
 
-__all__ = ["RepeatScorer", "choose_count", "count_badness", "noise_pool", "noise_regressors", "pool_covariances", "units_by_hrf"]
+__all__ = [
+    "RepeatScorer",
+    "choose_count",
+    "choose_fewest",
+    "count_badness",
+    "gain_curve",
+    "noise_pool",
+    "noise_regressors",
+    "pool_covariances",
+    "pool_reliability",
+    "units_by_hrf",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
+POOL_BLOCK = 2048
+MOST_GROUPS = 12
+"""Groups of runs that are left out, one at a time, for the standard error of the curve."""
 
 
 def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: float, fraction: float, rsquared_below: float) -> BoolArray:
@@ -46,7 +62,7 @@ def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: floa
         return (mean > np.percentile(known, percentile) * fraction) & (onoff_rsquared < rsquared_below)
 
 
-def pool_covariances(data: RunData, pool: BoolArray, compute: Compute) -> list[FloatArray]:
+def pool_covariances(data: CleanData, pool: BoolArray, compute: Compute) -> list[FloatArray]:
     """Covariance over time of the pool, run by run; every unit counts the same.
 
     Returns
@@ -55,17 +71,20 @@ def pool_covariances(data: RunData, pool: BoolArray, compute: Compute) -> list[F
         Sum over units of y y', with y a time course of unit length, base nuisance out.
     """
     units = np.flatnonzero(pool)
+
+    def part(task: tuple[int, IntArray]) -> torch.Tensor:
+        values = data.run_rows(*task)
+        length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        values = values / torch.where(length > 0, length, torch.ones_like(length))
+        return (values.T @ values).double().cpu()
+
+    blocks = list(index_blocks(units, POOL_BLOCK))
     result = []
     for run, basis in enumerate(data.bases):
-        n_volumes = len(basis.base)
-        gram = torch.zeros((n_volumes, n_volumes), dtype=torch.float64, device=data.device)
-        size = block_size(4.0 * 4 * n_volumes, compute.memory_bytes)
-        for block in index_blocks(units, size):
-            values = data.block(run, block)
-            length = values.square().sum(0).sqrt()
-            values = values[:, length > 0] / length[length > 0]
-            gram += (values @ values.T).double()
-        result.append(gram.cpu().numpy())
+        gram = torch.zeros((len(basis.base),) * 2, dtype=torch.float64)
+        for summand in map_blocks(part, [(run, block) for block in blocks], compute):
+            gram += summand
+        result.append(gram.numpy())
     return result
 
 
@@ -104,6 +123,72 @@ def choose_count(curve: FloatArray, stop: float) -> int:
     return chosen
 
 
+def choose_fewest(curve: FloatArray, error: FloatArray) -> int:
+    """Smallest number of regressors whose gain is within a standard error of the best.
+
+    Parameters
+    ----------
+    curve, error : (n_pcs + 1,) arrays
+        From `gain_curve`.
+    """
+    best = int(np.argmax(curve))
+    return int(np.flatnonzero(curve >= curve[best] - error[best])[0])
+
+
+def gain_curve(badness: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gain of 0, 1, ... regressors over none, the median over units, and its standard error by a jackknife over groups of runs.
+
+    Parameters
+    ----------
+    badness : (n_groups, n_pcs + 1, n_units) array
+        From `count_badness`.
+
+    Returns
+    -------
+    curve, error : (n_pcs + 1,) arrays
+        The error is NaN with a single group.
+    """
+
+    def curve_of(total: FloatArray) -> FloatArray:
+        trend = -np.nanmedian(total, axis=1)
+        return np.asarray(trend - trend[0])
+
+    total, n_groups = badness.sum(axis=0), len(badness)
+    if n_groups < 2:
+        return curve_of(total), np.full(badness.shape[1], np.nan)
+    left_out = np.stack([curve_of((total - group) * n_groups / (n_groups - 1)) for group in badness])
+    spread = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
+    return curve_of(total), np.sqrt((n_groups - 1) / n_groups * spread)
+
+
+def pool_reliability(
+    data: CleanData, design: Design, regressors: Sequence[FloatArray], hrf_index: IntArray, pool: BoolArray, compute: Compute
+) -> float:
+    """How far the noise pool responds to conditions: correlation of its condition means between odd and even runs.
+
+    Of ordinary betas of at most 2,000 of its units with the HRF that most of them chose; the median over units.
+
+    Parameters
+    ----------
+    data, design, regressors, hrf_index, compute
+        As in `count_badness`.
+    pool : (n_units,) bool array
+        Units that gave noise regressors.
+    """
+    units = np.flatnonzero(pool)
+    if len(units) == 0:
+        return float("nan")
+    hrf = int(np.bincount(hrf_index[units]).argmax())
+    units = units[np.linspace(0, len(units) - 1, min(len(units), POOL_BLOCK)).astype(np.intp)]
+    rows = data.rows(units)
+    betas = np.zeros((design.n_trials, len(units)), np.float32)
+    for run, values in enumerate(rows):
+        factor = factorise_run(regressors[run][hrf], data.bases[run].extra, compute.device)
+        betas[design.trials_of(run)] = to_numpy(factor.weights @ (factor.left.T @ values.T))
+    reliability = odd_even_reliability(betas[design.train], design.condition[design.train], design.run[design.train])
+    return float(np.nanmedian(reliability)) if np.isfinite(reliability).any() else float("nan")
+
+
 @dataclass(frozen=True)
 class _CountFactor:
     """What a run and HRF need to score 0..K noise regressors at once.
@@ -118,7 +203,7 @@ class _CountFactor:
     update: torch.Tensor
 
 
-def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, first_is_plain: bool, device: str) -> _CountFactor:
+def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, device: str) -> _CountFactor:
     """Nested models by orthogonalisation: what regressor k adds to design and regressors before it is a unit vector q_k.
 
     With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
@@ -126,7 +211,7 @@ def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, fi
     the design) leaves the model as it is.
     """
     start = factorise_run(regressors, extra, device)
-    plain = factorise_run(regressors, np.zeros((len(extra), 0)), device) if first_is_plain else start
+    plain = factorise_run(regressors, np.zeros((len(extra), 0)), device) if extra.shape[1] else start
     added = extend_basis(extra, pcs)
     left = start.left.double().cpu().numpy()
     inside = left.T @ added
@@ -148,7 +233,7 @@ def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, fi
 
 
 def count_badness(
-    data: RunData,
+    data: CleanData,
     design: Design,
     regressors: Sequence[FloatArray],
     hrf_index: IntArray,
@@ -157,15 +242,17 @@ def count_badness(
     units: IntArray,
     compute: Compute,
 ) -> FloatArray:
-    """Cross-validation error with 0, 1, ... K noise regressors (ALGORITHM: lower is better).
+    """Cross-validation error with 0, 1, ... K noise regressors (ALGORITHM: lower is better), by the runs that it comes from.
 
     Betas are standardised within a session by the mean and SD of the betas without regressors; the error is the summed squared
     difference between a trial, with k regressors, and every repeat of it in held-out runs, without.
 
     Parameters
     ----------
-    data, design, regressors, compute
-        As in `library_rsquared`.
+    data, design, compute
+        As in `estimate_betas`.
+    regressors : sequence of (n_hrfs, n_volumes, n_trials) arrays
+        Of each run, base nuisance out.
     hrf_index : (n_units,) int array
         HRF of each unit.
     pcs : sequence of (n_volumes, K) arrays
@@ -173,23 +260,42 @@ def count_badness(
     pairs : RepeatPairs
         Which trials predict which.
     units : (n,) int array
-        Units to score.
+        Units to score; present in every run.
 
     Returns
     -------
-    (K + 1, n) float64 array
+    (n_groups, K + 1, n) float64 array
+        Of groups of successive runs, one a run up to 12; their sum is the error.
     """
     n_pcs = min(pc.shape[1] for pc in pcs)
-    result = np.full((n_pcs + 1, len(units)), np.nan)
+    group_of_run = np.arange(design.n_runs) * min(design.n_runs, MOST_GROUPS) // max(design.n_runs, 1)
+    result = np.full((int(group_of_run.max()) + 1, n_pcs + 1, len(units)), np.nan)
     scorer = RepeatScorer(design, pairs, data.device)
-    size = block_size(4.0 * (6 * design.n_trials + 3 * max(design.run_lengths)), compute.memory_bytes, largest=4096)
-    for hrf, members in units_by_hrf(hrf_index[units]):
-        factors = [
-            _count_factor(regressors[run][hrf], basis.extra, pcs[run][:, :n_pcs], basis.extra.shape[1] > 0, data.device)
-            for run, basis in enumerate(data.bases)
-        ]
-        for block in index_blocks(members, size):
-            result[:, block] = to_numpy(_block_badness(data, design, factors, scorer, units[block], n_pcs))
+    tasks = [(hrf, run) for hrf, _ in units_by_hrf(hrf_index[units]) for run in range(design.n_runs)]
+    factors = dict(
+        zip(
+            tasks,
+            map_blocks(
+                lambda task: _count_factor(regressors[task[1]][task[0]], data.bases[task[1]].extra, pcs[task[1]][:, :n_pcs], data.device),
+                tasks,
+                compute,
+            ),
+            strict=True,
+        )
+    )
+    blocks = [
+        (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
+    ]
+
+    def score(task: tuple[int, IntArray]) -> None:
+        hrf, block = task
+        runs = [factors[hrf, run] for run in range(design.n_runs)]
+        errors = _block_badness(data.rows(units[block]), design, runs, scorer, n_pcs)
+        sums = np.zeros((result.shape[0], n_pcs + 1, len(block)))
+        np.add.at(sums, group_of_run, to_numpy(errors).astype(np.float64))
+        result[:, :, block] = sums
+
+    map_blocks(score, blocks, compute)
     return result
 
 
@@ -244,29 +350,30 @@ class RepeatScorer:
 
 
 def _block_badness(
-    data: RunData, design: Design, factors: Sequence[_CountFactor], scorer: RepeatScorer, units: IntArray, n_pcs: int
+    values: Sequence[torch.Tensor], design: Design, factors: Sequence[_CountFactor], scorer: RepeatScorer, n_pcs: int
 ) -> torch.Tensor:
-    plain = torch.empty((design.n_trials, len(units)), device=data.device)
+    """Errors of a block of units by run, (n_runs, n_pcs + 1, n_units)."""
+    n_units = len(values[0])
+    plain = values[0].new_empty((design.n_trials, n_units))
     start = plain if all(factor.plain is factor.start for factor in factors) else torch.empty_like(plain)
-    changes = []
     for run, factor in enumerate(factors):
-        values = data.block(run, units)
-        projected = factor.start.left.T @ values
         rows = design.trials_of(run)
-        start[rows] = factor.start.weights() @ projected
+        start[rows] = factor.start.weights @ (factor.start.left.T @ values[run].T)
         if start is not plain:
-            plain[rows] = factor.plain.weights() @ (factor.plain.left.T @ values)
-        changes.append(factor.probe @ values)
+            plain[rows] = factor.plain.weights @ (factor.plain.left.T @ values[run].T)
     z, means, inverses = scorer.standardise(plain)
-    partners, constant = scorer.targets(z)
-    errors = torch.zeros((n_pcs + 1, len(units)), device=data.device)
-    errors[0] = (scorer.weights[:, None] * z.square() - 2 * z * partners).sum(0)
+    partners = scorer.partners @ z
+    errors = values[0].new_zeros((design.n_runs, n_pcs + 1, n_units))
     for run, factor in enumerate(factors):
         rows = design.trials_of(run)
         session = int(design.session[run])
-        z_start = (start[rows] - means[session]) * inverses[session]
-        errors[1:] += _nested_errors(z_start, partners[rows], scorer.weights[rows], factor.update, changes[run] * inverses[session])
-    return errors + constant
+        weights, tested = scorer.weights[rows], scorer.test_weights[rows]
+        held_out = (tested[:, None] * z[rows].square()).sum(0)
+        errors[run, 0] = (z[rows] * (weights[:, None] * z[rows] - 2 * partners[rows])).sum(0) + held_out
+        z_start = z[rows] if start is plain else (start[rows] - means[session]) * inverses[session]
+        change = (factor.probe @ values[run].T) * inverses[session]
+        errors[run, 1:] = _nested_errors(z_start, partners[rows], weights, factor.update, change) + held_out
+    return errors
 
 
 def _nested_errors(

@@ -6,28 +6,28 @@ reference's grid of penalties and its linear interpolation over log(1 + alpha) a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.data import RunData
-from conform_bids.glm.numerics.denoise import RepeatScorer, units_by_hrf
+from conform_bids.glm.numerics.data import CleanData
+from conform_bids.glm.numerics.denoise import RepeatScorer
 from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.numerics.groups import UnitGroup, restrict_design, trials_of_runs
 from conform_bids.glm.numerics.hrf_selection import percent_explained
 from conform_bids.glm.numerics.least_squares import (
     RunFactor,
-    factorise_run,
     residual_sum_of_squares,
     separate_trials_matrix,
 )
-from conform_bids.numerics.blocks import block_size, index_blocks
-from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
+from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
+from conform_bids.numerics.folds import pair_repeats
 from conform_bids.numerics.linalg import project_out
 
-__all__ = ["Estimate", "RidgeChoice", "alpha_grid", "estimate_betas", "estimate_separate_betas"]
+__all__ = ["BetaSink", "Estimate", "RidgeChoice", "alpha_grid", "estimate_betas", "estimate_separate_betas"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -35,12 +35,10 @@ IntArray = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Betas of one model and how well they fit.
+    """How well one model fits, and what its ridge chose.
 
     Attributes
     ----------
-    betas : (n_trials, n_units) float32 array
-        In the units of the data; only the units asked for are written.
     rsquared : (n_units,) float64 array
         Percent over all runs; of the betas before scaling, for fractional ridge.
     rsquared_run : (n_runs, n_units) float64 array
@@ -53,7 +51,6 @@ class Estimate:
         Cross-validation error of each fraction.
     """
 
-    betas: npt.NDArray[np.float32]
     rsquared: FloatArray
     rsquared_run: FloatArray
     fraction: FloatArray | None = None
@@ -69,66 +66,94 @@ class RidgeChoice:
     ----------
     fractions : tuple of float
         To choose from, descending; a single one is used as it is.
-    scorer : RepeatScorer or None
-        Cross-validation; needed for more than one fraction.
+    cross_validate : bool
+        Choose by how well repeats predict each other; needed for more than one fraction.
     autoscale : bool
         Scale and shift the ridge betas of a unit to match the unregularised ones.
     """
 
     fractions: tuple[float, ...]
-    scorer: RepeatScorer | None
+    cross_validate: bool
     autoscale: bool
 
 
+@dataclass(frozen=True)
+class BetaSink:
+    """Where betas go.
+
+    Attributes
+    ----------
+    betas : (n_trials, n_units) float32 array
+        NaN where nothing was fitted; may be a memory map.
+    scale : (n_units,) float32 array
+        From the units of the data to those of the output.
+    """
+
+    betas: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+    def put(self, group: UnitGroup, design: Design, betas: torch.Tensor) -> None:
+        """Keep the betas (n_trials of the group's runs, n) of a group."""
+        values = to_numpy(betas) * self.scale[group.units]
+        if len(group.runs) == design.n_runs:
+            self.betas[:, group.units] = values
+        else:
+            self.betas[np.ix_(trials_of_runs(design, group.runs), group.units)] = values
+
+
 def estimate_betas(
-    data: RunData,
+    data: CleanData,
     design: Design,
-    regressors: Sequence[FloatArray],
-    hrf_index: IntArray,
-    extras: Sequence[FloatArray],
-    units: IntArray,
+    factors: Mapping[int, Sequence[RunFactor]],
+    groups: Sequence[UnitGroup],
     compute: Compute,
-    betas: npt.NDArray[np.float32],
+    sink: BetaSink,
     ridge: RidgeChoice | None = None,
 ) -> Estimate:
     """Fit the single-trial model, each unit with its HRF.
 
     Parameters
     ----------
-    data, design, regressors, compute
-        As in `library_rsquared`.
-    hrf_index : (n_units,) int array
-        HRF of each unit.
-    extras : sequence of (n_volumes, p) arrays
-        Of each run, orthonormal and orthogonal to the base nuisance: noise regressors (and in compat the user's).
-    units : (n,) int array
+    data : CleanData
+        BOLD, base nuisance out.
+    design : Design
+        Trials and runs.
+    factors : mapping of sequences of RunFactor
+        By HRF, one a run, with what is taken out beside the base: `factorise_library`.
+    groups : sequence of UnitGroup
         Units to fit.
-    betas : (n_trials, n_units) float32 array
-        Filled here; may be a memory map.
+    compute : Compute
+        Resources.
+    sink : BetaSink
+        Where betas go.
     ridge : RidgeChoice, optional
         Fractional ridge in place of ordinary least squares.
     """
     n_units = data.n_units
     residual, total = np.full((design.n_runs, n_units), np.nan), np.full((design.n_runs, n_units), np.nan)
-    fraction = scale_offset = badness = None
-    if ridge is not None:
-        fraction, scale_offset = np.full(n_units, np.nan), np.full((2, n_units), np.nan)
-        badness = np.full((len(ridge.fractions), n_units), np.nan) if ridge.scorer is not None else None
-    size = block_size(4.0 * (8 * design.n_trials + 4 * max(design.run_lengths) + 600), compute.memory_bytes, largest=2048)
-    for hrf, members in units_by_hrf(hrf_index[units]):
-        factors = [factorise_run(regressors[run][hrf], extra, data.device) for run, extra in enumerate(extras)]
-        solver = _RidgeSolver(factors, design, ridge) if ridge is not None else None
-        for part in index_blocks(members, size):
-            block = units[part]
-            fit = _fit_block(data, factors, solver, block)
-            betas[:, block] = to_numpy(fit.betas)
-            residual[:, block], total[:, block] = to_numpy(fit.residual), to_numpy(fit.total)
-            if solver is not None and fraction is not None and scale_offset is not None:
-                fraction[block], scale_offset[:, block] = fit.fraction, to_numpy(fit.scale_offset)
-                if badness is not None:
-                    badness[:, block] = to_numpy(fit.badness)
-    rsquared = percent_explained(residual.sum(0), total.sum(0))
-    return Estimate(betas, rsquared, percent_explained(residual, total), fraction, scale_offset, badness)
+    fraction = np.full(n_units, np.nan)
+    scale_offset = np.full((2, n_units), np.nan)
+    badness = np.full((len(ridge.fractions) if ridge is not None else 0, n_units), np.nan)
+    solvers = _RidgeSolvers(design, factors, ridge, data.device)
+
+    def fit(group: UnitGroup) -> None:
+        rows = data.rows(group.units)
+        chosen = [factors[group.hrf][run] for run in group.runs]
+        block = _fit_block([rows[run] for run in group.runs], chosen, solvers.of(group))
+        sink.put(group, design, block.betas)
+        where = np.ix_(np.array(group.runs), group.units)
+        residual[where], total[where] = to_numpy(block.residual), to_numpy(block.total)
+        if ridge is not None:
+            fraction[group.units], scale_offset[:, group.units] = block.fraction, to_numpy(block.scale_offset)
+            badness[:, group.units] = to_numpy(block.badness)
+
+    map_blocks(fit, groups, compute)
+    known = np.isfinite(total).any(axis=0)
+    rsquared = np.where(known, percent_explained(np.nansum(residual, axis=0), np.nansum(total, axis=0)), np.nan)
+    by_run = percent_explained(residual, total)
+    if ridge is None:
+        return Estimate(rsquared, by_run)
+    return Estimate(rsquared, by_run, fraction, scale_offset, badness if ridge.cross_validate else None)
 
 
 @dataclass
@@ -143,30 +168,32 @@ class _BlockFit:
     badness: torch.Tensor
 
 
-def _fit_block(data: RunData, factors: Sequence[RunFactor], solver: _RidgeSolver | None, units: IntArray) -> _BlockFit:
-    values = [data.block(run, units) for run in range(len(factors))]
-    projected = [factor.left.T @ block for factor, block in zip(factors, values, strict=True)]
-    rotated = [part / to_tensor(factor.singular, data.device)[:, None] for factor, part in zip(factors, projected, strict=True)]
-    rotations = [to_tensor(factor.right, data.device) for factor in factors]
-    betas = torch.cat([rotation @ part for rotation, part in zip(rotations, rotated, strict=True)])
-    none = betas.new_zeros((2, len(units)))
-    fraction, scale_offset, badness = np.ones(len(units)), none, none
+def _fit_block(values: Sequence[torch.Tensor], factors: Sequence[RunFactor], solver: _RidgeSolver | None) -> _BlockFit:
+    projected = [factor.left.T @ block.T for factor, block in zip(factors, values, strict=True)]
+    rotated = [part / factor.scale for factor, part in zip(factors, projected, strict=True)]
+    betas = _rotate(factors, rotated)
+    none = betas.new_zeros((2, betas.shape[1]))
+    fraction, scale_offset, badness = np.ones(betas.shape[1]), none, none
     if solver is not None:
         ordinary = betas
-        fraction, shrunk, badness = solver.solve(rotated, ordinary)
-        rotated = shrunk
-        betas = torch.cat([rotation @ part for rotation, part in zip(rotations, rotated, strict=True)])
+        fraction, rotated, badness = solver.solve(rotated, ordinary)
+        betas = _rotate(factors, rotated)
         if solver.ridge.autoscale:
             scale_offset = _match(betas, ordinary)
             betas = betas * scale_offset[0] + scale_offset[1]
         else:
             scale_offset = torch.stack([torch.ones_like(none[0]), none[0]])
-    totals = [block.square().sum(0) for block in values]
+    totals = [torch.linalg.vector_norm(block, dim=1).square() for block in values]
     residual = [
         residual_sum_of_squares(factor, total, b, w, block)
         for factor, total, b, w, block in zip(factors, totals, rotated, projected, values, strict=True)
     ]
     return _BlockFit(betas, torch.stack(residual), torch.stack(totals), fraction, scale_offset, badness)
+
+
+def _rotate(factors: Sequence[RunFactor], rotated: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Betas (n_trials, n_units) of all runs from their rotated form."""
+    return torch.cat([factor.rotation @ part for factor, part in zip(factors, rotated, strict=True)])
 
 
 def _match(ridge: torch.Tensor, ordinary: torch.Tensor) -> torch.Tensor:
@@ -189,24 +216,55 @@ def alpha_grid(singular: FloatArray) -> FloatArray:
     return np.concatenate([[0.0], 10 ** np.arange(low, high, 0.2)])
 
 
+class _RidgeSolvers:
+    """Solvers by HRF and runs, made when first needed; making one twice at a time does no harm."""
+
+    def __init__(self, design: Design, factors: Mapping[int, Sequence[RunFactor]], ridge: RidgeChoice | None, device: str) -> None:
+        self._design, self._factors, self._ridge, self._device = design, factors, ridge, device
+        self._scorers: dict[tuple[int, ...], tuple[Design, RepeatScorer | None]] = {}
+        self._made: dict[tuple[int, tuple[int, ...]], _RidgeSolver] = {}
+
+    def of(self, group: UnitGroup) -> _RidgeSolver | None:
+        """Solver of a group of units; None for ordinary least squares."""
+        if self._ridge is None:
+            return None
+        key = (group.hrf, group.runs)
+        if key not in self._made:
+            design, scorer = self._scorer(group.runs, self._ridge)
+            self._made[key] = _RidgeSolver([self._factors[group.hrf][run] for run in group.runs], design, self._ridge, scorer)
+        return self._made[key]
+
+    def _scorer(self, runs: tuple[int, ...], ridge: RidgeChoice) -> tuple[Design, RepeatScorer | None]:
+        if runs not in self._scorers:
+            design = restrict_design(self._design, runs)
+            pairs = pair_repeats(design.condition, design.run, design.folds, design.train) if ridge.cross_validate else None
+            self._scorers[runs] = design, None if pairs is None or not pairs.any else RepeatScorer(design, pairs, self._device)
+        return self._scorers[runs]
+
+
 class _RidgeSolver:
     """Fractional ridge of the units of one HRF; the runs share the grid of penalties and each unit's penalty."""
 
-    def __init__(self, factors: Sequence[RunFactor], design: Design, ridge: RidgeChoice) -> None:
-        self.ridge = ridge
-        self.design = design
+    def __init__(self, factors: Sequence[RunFactor], design: Design, ridge: RidgeChoice, scorer: RepeatScorer | None) -> None:
+        self.ridge, self.design, self.scorer = ridge, design, scorer
         device = factors[0].device
-        self.singular = [to_tensor(factor.singular**2, device)[:, None] for factor in factors]
         eigenvalues = np.concatenate([factor.singular for factor in factors]) ** 2
         grid = alpha_grid(np.sqrt(eigenvalues)) if len(eigenvalues) else np.zeros(1)
         shrink = eigenvalues / (eigenvalues + grid[:, None])
         self.grid = torch.from_numpy(np.log1p(grid)).to(device)
         self.squared_shrink = torch.from_numpy(shrink**2).to(device)
-        self.rotations = [to_tensor(factor.right, device) for factor in factors]
+        self.squared_singular = to_tensor(eigenvalues, device)[:, None]
+        self.ranks = [factor.right.shape[1] for factor in factors]
+        self.rotations = [factor.rotation for factor in factors]
+        # where all trials of a run weigh the same, the rotation drops out of the sum of squares
+        self.even = [True] * len(factors)
+        if scorer is not None:
+            weights = [scorer.weights[design.trials_of(run)] for run in range(design.n_runs)]
+            self.even = [bool((w == w[0]).all()) if len(w) else True for w in weights]
 
-    def penalties(self, rotated: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Penalty of every fraction and unit, (n_fractions, n_units)."""
-        energy = torch.cat(list(rotated)).double().square()
+    def penalties(self, rotated: torch.Tensor) -> torch.Tensor:
+        """Penalty of every fraction and unit, (n_fractions, n_units), from the rotated betas of all runs."""
+        energy = rotated.double().square_()
         total = energy.sum(0)
         relative = self.squared_shrink @ energy / torch.where(total > 0, total, torch.ones_like(total))
         length = relative.sqrt().T.flip(1).contiguous()
@@ -216,39 +274,51 @@ class _RidgeSolver:
 
     def solve(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor) -> tuple[FloatArray, list[torch.Tensor], torch.Tensor]:
         """Fraction chosen a unit, the rotated ridge betas a run, and the error of every fraction."""
-        alphas = self.penalties(rotated)
-        if self.ridge.scorer is None or len(self.ridge.fractions) == 1:
+        stacked = torch.cat(list(rotated))
+        alphas = self.penalties(stacked)
+        if self.scorer is None or len(self.ridge.fractions) == 1:
             best = torch.zeros(alphas.shape[1], dtype=torch.long, device=alphas.device)
             badness = alphas.new_full(alphas.shape, torch.nan)
         else:
-            badness = self._badness(rotated, ordinary, alphas, self.ridge.scorer)
+            badness = self._badness(rotated, ordinary, alphas, self.scorer)
             best = torch.where(badness.isnan(), torch.inf, badness).argmin(0)
         alpha = alphas.gather(0, best[None])
-        shrunk = [part * (s2 / (s2 + alpha)) for part, s2 in zip(rotated, self.singular, strict=True)]
-        return np.asarray(self.ridge.fractions)[best.cpu().numpy()], shrunk, badness
+        shrunk = stacked * (self.squared_singular / (self.squared_singular + alpha))
+        return np.asarray(self.ridge.fractions)[best.cpu().numpy()], list(shrunk.split(self.ranks)), badness
 
     def _badness(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor, alphas: torch.Tensor, scorer: RepeatScorer) -> torch.Tensor:
-        """Cross-validation error (n_fractions, n_units): the square expanded, so that betas are formed for its first term alone."""
+        """Cross-validation error (n_fractions, n_units): the square expanded, so that no betas are formed.
+
+        A run's sum of c_i (b_i - m)^2 / s^2 - 2 g_i (b_i - m) / s, with b = V r, r = S^2 / (S^2 + alpha) rotated, is
+        q'(q - 2 l) plus a constant, with q = sqrt(c) r / s, where all its c are the same.
+        """
         z, means, inverses = scorer.standardise(ordinary)
         partners, constant = scorer.targets(z)
-        result = constant.expand(len(alphas), -1).clone()
+        squared = self.squared_singular.split(self.ranks)
+        even, slopes, uneven = [], [], []
         for run, part in enumerate(rotated):
             rows, session = self.design.trials_of(run), int(self.design.session[run])
             weights, mean, inverse = scorer.weights[rows], means[session], inverses[session]
-            rotation = self.rotations[run]
-            even = bool((weights == weights[0]).all()) if len(weights) else True
-            weighted_rotation = (rotation * weights.sqrt()[:, None])[weights > 0]
-            # sum of c_i (b_i - m)^2 / s^2 - 2 g_i (b_i - m) / s, with b = V(shrink * rotated)
-            linear = rotation.T @ (weights[:, None] * mean * inverse + partners[rows]) * inverse
-            offset = weights.sum() * (mean * inverse).square() + 2 * mean * inverse * partners[rows].sum(0)
-            squared_inverse = inverse.square()
+            linear = self.rotations[run].T @ (weights[:, None] * (mean * inverse) + partners[rows])
+            constant = constant + weights.sum() * (mean * inverse).square() + 2 * mean * inverse * partners[rows].sum(0)
+            if self.even[run]:
+                root = weights[0].sqrt() if len(weights) else weights.sum()
+                even.append(part * squared[run] * (root * inverse))
+                slopes.append(linear * (2 / root if root > 0 else 0.0))
+            else:
+                weighted = (self.rotations[run] * weights.sqrt()[:, None])[weights > 0]
+                uneven.append((weighted, part * squared[run] * inverse, 2 * linear, squared[run]))
+        result = constant.repeat(len(alphas), 1)
+        if even:
+            scaled, slope = torch.cat(even), torch.cat(slopes)
+            s2 = torch.cat([part for part, same in zip(squared, self.even, strict=True) if same])
             for index, alpha in enumerate(alphas):
-                shrunk = part * (self.singular[run] / (self.singular[run] + alpha))
-                if even:
-                    energy = weights[0] * shrunk.square().sum(0) if len(weights) else offset * 0
-                else:
-                    energy = (weighted_rotation @ shrunk).square().sum(0)
-                result[index] += energy * squared_inverse - 2 * (shrunk * linear).sum(0) + offset
+                shrunk = scaled / (s2 + alpha)
+                result[index] += (shrunk * (shrunk - slope)).sum(0)
+        for weighted, scaled, slope, s2 in uneven:
+            for index, alpha in enumerate(alphas):
+                shrunk = scaled / (s2 + alpha)
+                result[index] += (weighted @ shrunk).square_().sum(0) - (shrunk * slope).sum(0)
         return result
 
 
@@ -264,21 +334,33 @@ def _interpolate(asked: torch.Tensor, known: torch.Tensor, values: torch.Tensor)
 
 
 def estimate_separate_betas(
-    data: RunData,
+    data: CleanData,
     design: Design,
     regressors: Sequence[FloatArray],
-    hrf_index: IntArray,
     extras: Sequence[FloatArray],
-    units: IntArray,
+    groups: Sequence[UnitGroup],
     compute: Compute,
-    betas: npt.NDArray[np.float32],
+    sink: BetaSink,
 ) -> None:
-    """Replace betas by those of least squares separate (Mumford et al., 2012); parameters as in `estimate_betas`."""
-    size = block_size(4.0 * (3 * design.n_trials + 3 * max(design.run_lengths)), compute.memory_bytes)
-    for hrf, members in units_by_hrf(hrf_index[units]):
-        for run, extra in enumerate(extras):
-            clean = project_out(extra, regressors[run][hrf])
-            solve = to_tensor(separate_trials_matrix(clean) @ clean.T, data.device)
-            for part in index_blocks(members, size):
-                block = units[part]
-                betas[design.trials_of(run), block] = to_numpy(solve @ data.block(run, block))
+    """Replace betas by those of least squares separate (Mumford et al., 2012).
+
+    Parameters
+    ----------
+    regressors : sequence of (n_hrfs, n_volumes, n_trials) arrays
+        Of each run, base nuisance out.
+    extras : sequence of (n_volumes, p) arrays
+        Of each run, orthonormal and orthogonal to the base; taken out of the regressors.
+    data, design, groups, compute, sink
+        As in `estimate_betas`.
+    """
+    tasks = [(hrf, run) for hrf in sorted({group.hrf for group in groups}) for run in range(design.n_runs)]
+    solve = {}
+    for hrf, run in tasks:
+        clean = project_out(extras[run], regressors[run][hrf])
+        solve[hrf, run] = to_tensor(separate_trials_matrix(clean) @ clean.T, data.device)
+
+    def fit(group: UnitGroup) -> None:
+        rows = data.rows(group.units)
+        sink.put(group, design, torch.cat([solve[group.hrf, run] @ rows[run].T for run in group.runs]))
+
+    map_blocks(fit, groups, compute)

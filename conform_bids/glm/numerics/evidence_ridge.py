@@ -8,22 +8,22 @@ works with one run and without repeats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.data import RunData
-from conform_bids.glm.numerics.denoise import units_by_hrf
 from conform_bids.glm.numerics.design import Design
+from conform_bids.glm.numerics.estimate import BetaSink
+from conform_bids.glm.numerics.groups import UnitGroup
 from conform_bids.glm.numerics.hrf_selection import percent_explained
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run, residual_sum_of_squares
-from conform_bids.numerics.blocks import block_size, index_blocks
-from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
+from conform_bids.glm.numerics.least_squares import RunFactor
+from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
 
-__all__ = ["LAMBDAS", "EvidenceEstimate", "estimate_evidence_betas"]
+__all__ = ["LAMBDAS", "EvidenceEstimate", "WhiteningData", "estimate_evidence_betas"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -33,12 +33,10 @@ LAMBDAS = 10.0 ** np.linspace(-3, 1, 9)
 
 @dataclass(frozen=True)
 class EvidenceEstimate:
-    """Betas and what they were shrunk by.
+    """How well betas fit, and what they were shrunk by.
 
     Attributes
     ----------
-    betas : (n_trials, n_units) float32 array
-        In the units of the data.
     rsquared : (n_units,) float64 array
         Percent, of the betas with the chosen HRF, nuisance out.
     rsquared_run : (n_runs, n_units) float64 array
@@ -49,15 +47,31 @@ class EvidenceEstimate:
         Slope of the ordinary betas on these: multiplying by it undoes the shrinkage of amplitudes.
     """
 
-    betas: npt.NDArray[np.float32]
     rsquared: FloatArray
     rsquared_run: FloatArray
     shrinkage: FloatArray
     scale: FloatArray
 
 
+class WhiteningData(Protocol):
+    """Where the rows of a fit come from."""
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+
+    def totals(self, units: IntArray) -> FloatArray:
+        """Sums of squares, all nuisance out, (n_runs, n)."""
+
+    def rows(self, units: IntArray) -> list[torch.Tensor]:
+        """Runs of some units, (n, n_volumes) each; products with factors that are free of nuisance need no more."""
+
+
 class _EvidenceSolver:
-    """Closed forms of one HRF, its runs stacked."""
+    """Closed forms of one HRF, its runs stacked.
+
+    Betas are V b + u m, with b the rotated betas, m the mean response and u = 1 - VV'1 what the design does not see of the mean.
+    """
 
     def __init__(self, factors: Sequence[RunFactor], n_free: int) -> None:
         device = factors[0].device
@@ -65,124 +79,157 @@ class _EvidenceSolver:
         sums = np.concatenate([factor.right.sum(0) for factor in factors])
         shrink = 1 / (1 + LAMBDAS[:, None] * energy)
         information = np.maximum((sums**2 * energy * shrink).sum(1), np.finfo(float).tiny)
+        unseen = [1 - factor.right @ factor.right.sum(0) for factor in factors]
         self.n_free = n_free
         self.factors = factors
+        self.n_trials = sum(len(part) for part in unseen)
         self.information = torch.from_numpy(information).to(device)
         self.penalty = torch.from_numpy(-np.log(shrink).sum(1) + np.log(information)).to(device)
-        self.shrink = to_tensor(shrink, device)
         self.gain = to_tensor(LAMBDAS[:, None] * shrink, device)
         self.linear = to_tensor(sums * shrink, device)
-        self.sums = to_tensor(sums, device)[:, None]
         self.singular = to_tensor(np.sqrt(energy), device)[:, None]
-        self.unseen = [to_tensor(1 - factor.right @ factor.right.sum(0), device)[:, None] for factor in factors]
-        self.rotations = [to_tensor(factor.right, device) for factor in factors]
+        self.sums = to_tensor(sums, device)
+        # a full design sees all of the mean, and rounding alone would be left
+        self.unseen = [to_tensor(part, device)[:, None] if np.abs(part).max(initial=0.0) > 1e-6 else None for part in unseen]
+        self.unseen_sum = float(sum(part.sum() for part in unseen))
+        self.unseen_squares = float(sum((part**2).sum() for part in unseen))
+
+    def project(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """U'Y of all runs, (rank, n_units), of (n_units, n_volumes) runs."""
+        return torch.cat([factor.left.T @ part.T for factor, part in zip(self.factors, values, strict=True)])
 
     def log_evidence(self, cross: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log evidence (n_lambdas, n_units) and the mean response mu given each lambda, from c (rank, n_units) and y'y."""
         score = (self.linear @ cross).double()
         explained = (self.gain @ cross.square()).double() + score.square() / self.information[:, None]
-        rest = torch.clamp(total.double() - explained, min=1e-9 * total.double().clamp(min=1e-30))
+        rest = torch.clamp(total - explained, min=1e-9 * total.clamp(min=1e-30))
         evidence = -0.5 * (self.n_free - 1) * rest.log() - 0.5 * self.penalty[:, None]
         return evidence, (score / self.information[:, None]).float()
 
-    def solve(self, projected: Sequence[torch.Tensor], total: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-        """Betas (n_trials, n_units), their rotated form a run, and the log evidence of each lambda."""
-        cross = self.singular * torch.cat(list(projected))
+    def solve(self, projected: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated betas (rank, n_units), mean response (n_units,), and log evidence of each lambda (n_lambdas, n_units)."""
+        cross = self.singular * projected
         evidence, mean = self.log_evidence(cross, total)
         weight = torch.softmax(evidence, dim=0).float()
-        rotated = cross * (self.gain.T @ weight) + self.sums * (self.shrink.T @ (weight * mean))
-        parts = list(rotated.split([part.shape[0] for part in projected]))
-        average = (weight * mean).sum(0)
-        betas = [rotation @ part + unseen * average for rotation, part, unseen in zip(self.rotations, parts, self.unseen, strict=True)]
-        return torch.cat(betas), parts, evidence
+        weighted_mean = weight * mean
+        rotated = cross.mul_(self.gain.T @ weight).add_(self.linear.T @ weighted_mean)
+        return rotated, weighted_mean.sum(0), evidence
 
-    def ordinary(self, projected: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Ordinary least-squares betas."""
-        betas = [factor.weights() @ part for factor, part in zip(self.factors, projected, strict=True)]
-        return torch.cat(betas)
+    def betas(self, rotated: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Betas (n_trials, n_units)."""
+        parts = rotated.split([factor.right.shape[1] for factor in self.factors])
+        return torch.cat(
+            [
+                factor.rotation @ part if unseen is None else torch.addmm(unseen * mean, factor.rotation, part)
+                for factor, part, unseen in zip(self.factors, parts, self.unseen, strict=True)
+            ]
+        )
+
+    def slope(self, rotated: torch.Tensor, mean: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
+        """Slope of the ordinary betas on these, (n_units,); NaN where these do not vary. V drops out of the sums."""
+        ordinary = projected / self.singular
+        total = (self.sums @ rotated + self.unseen_sum * mean).double()
+        ordinary_total = (self.sums @ ordinary).double()
+        products = (rotated * ordinary).sum(0).double() - total * ordinary_total / self.n_trials
+        squares = rotated.square().sum(0).double() + self.unseen_squares * mean.double().square()
+        variance = squares - total.square() / self.n_trials
+        return torch.where(variance > 1e-6 * squares, products / variance, torch.full_like(variance, torch.nan))
+
+    def residual(self, rotated: torch.Tensor, projected: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Residual sums of squares by run (n_runs, n_units)."""
+        fitted = rotated * self.singular
+        explained = fitted * torch.sub(projected, fitted, alpha=0.5)
+        parts = explained.split([factor.right.shape[1] for factor in self.factors])
+        return totals - 2 * torch.stack([part.sum(0) for part in parts])
 
 
 def estimate_evidence_betas(
-    data: RunData,
+    data: WhiteningData,
     design: Design,
-    regressors: Sequence[FloatArray],
-    hrf_index: IntArray,
-    extras: Sequence[FloatArray],
-    units: IntArray,
+    factors: Mapping[int, Sequence[RunFactor]],
+    groups: Sequence[UnitGroup],
+    n_free: npt.NDArray[np.intp],
     compute: Compute,
-    betas: npt.NDArray[np.float32],
+    sink: BetaSink,
+    ordinary: BetaSink | None = None,
     *,
     average_hrfs: bool,
 ) -> EvidenceEstimate:
-    """Estimate betas by evidence ridge; parameters as in `estimate_betas`.
+    """Estimate betas by evidence ridge.
 
     Parameters
     ----------
+    data : WhiteningData
+        BOLD, and its sums of squares with all nuisance out.
+    design : Design
+        Trials and runs.
+    factors : mapping of sequences of RunFactor
+        By HRF, one a run, all nuisance out.
+    groups : sequence of UnitGroup
+        Units to fit.
+    n_free : (n_runs,) int array
+        Volumes less nuisance columns.
+    compute : Compute
+        Resources.
+    sink, ordinary : BetaSink
+        Where the betas go, and if wanted the ordinary least-squares ones of the same model.
     average_hrfs : bool
-        Average betas over all HRFs of the library by their evidence, instead of taking those of ``hrf_index``.
+        Average betas over all HRFs of ``factors`` by their evidence, instead of taking those of each unit's HRF.
     """
     n_units = data.n_units
     residual, total = np.full((design.n_runs, n_units), np.nan), np.full((design.n_runs, n_units), np.nan)
     shrinkage, scale = np.full(n_units, np.nan), np.full(n_units, np.nan)
-    used = sum(basis.base.shape[1] for basis in data.bases) + sum(extra.shape[1] for extra in extras)
-    n_free = sum(design.run_lengths) - used
-    size = block_size(4.0 * (8 * design.n_trials + 3 * sum(design.run_lengths)), compute.memory_bytes, largest=2048)
+    log_lambda = torch.from_numpy(np.log10(LAMBDAS)).to(compute.device)
+    made: dict[tuple[int, tuple[int, ...]], _EvidenceSolver] = {}
 
-    def solver_of(hrf: int) -> _EvidenceSolver:
-        factors = [factorise_run(regressors[run][hrf], extra, data.device) for run, extra in enumerate(extras)]
-        return _EvidenceSolver(factors, n_free)
+    def solver_of(hrf: int, runs: tuple[int, ...]) -> _EvidenceSolver:
+        if (hrf, runs) not in made:
+            made[hrf, runs] = _EvidenceSolver([factors[hrf][run] for run in runs], int(n_free[list(runs)].sum()))
+        return made[hrf, runs]
 
-    library = [solver_of(hrf) for hrf in range(len(regressors[0]))] if average_hrfs else []
-    log_lambda = torch.from_numpy(np.log10(LAMBDAS))
-    for hrf, members in units_by_hrf(hrf_index[units]):
-        solver = library[hrf] if average_hrfs else solver_of(hrf)
-        for part in index_blocks(members, size):
-            block = units[part]
-            values = [data.block(run, block) for run in range(design.n_runs)]
-            totals = torch.stack([_clean_total(v, f) for v, f in zip(values, solver.factors, strict=True)]).sum(0)
-            projected = [factor.left.T @ v for factor, v in zip(solver.factors, values, strict=True)]
-            chosen, rotated, evidence = solver.solve(projected, totals)
-            final = _average(library, values, totals) if average_hrfs else chosen
-            ordinary = solver.ordinary(projected)
-            betas[:, block] = to_numpy(final)
-            scale[block] = to_numpy(_slope(final, ordinary))
-            weight = torch.softmax(evidence, dim=0)
-            shrinkage[block] = (weight * log_lambda.to(weight.device)[:, None]).sum(0).cpu().numpy()
-            sums = [v.square().sum(0) for v in values]
-            residual[:, block] = to_numpy(
-                torch.stack(
-                    [
-                        residual_sum_of_squares(f, s, b, w, v)
-                        for f, s, b, w, v in zip(solver.factors, sums, rotated, projected, values, strict=True)
-                    ]
-                )
-            )
-            total[:, block] = to_numpy(torch.stack(sums))
-    rsquared = percent_explained(residual.sum(0), total.sum(0))
-    return EvidenceEstimate(betas, rsquared, percent_explained(residual, total), shrinkage, scale)
+    def fit(group: UnitGroup) -> None:
+        units = group.units
+        solver = solver_of(group.hrf, group.runs)
+        rows = data.rows(units)
+        values = [rows[run] for run in group.runs]
+        totals = torch.from_numpy(data.totals(units)[list(group.runs)]).to(compute.device)
+        projected = solver.project(values)
+        rotated, mean, evidence = solver.solve(projected, totals.sum(0))
+        if average_hrfs:
+            library = [solver_of(hrf, group.runs) for hrf in sorted(factors)]
+            betas = _average(library, values, totals.sum(0))
+            scale[units] = _slope(betas, solver.betas(projected / solver.singular, 0 * mean)).cpu().numpy()
+        else:
+            betas = solver.betas(rotated, mean)
+            scale[units] = solver.slope(rotated, mean, projected).cpu().numpy()
+        sink.put(group, design, betas)
+        if ordinary is not None:
+            ordinary.put(group, design, solver.betas(projected / solver.singular, 0 * mean))
+        weight = torch.softmax(evidence, dim=0)
+        shrinkage[units] = (weight * log_lambda[:, None]).sum(0).cpu().numpy()
+        where = np.ix_(np.array(group.runs), units)
+        residual[where] = solver.residual(rotated, projected, totals).cpu().numpy()
+        total[where] = totals.cpu().numpy()
 
-
-def _clean_total(values: torch.Tensor, factor: RunFactor) -> torch.Tensor:
-    """Sum of squares of a run's data with the noise regressors out, by unit."""
-    total = values.square().sum(0)
-    if factor.extra.shape[1]:
-        total = total - (factor.extra.T @ values).square().sum(0)
-    return total
+    map_blocks(fit, groups, compute)
+    known = np.isfinite(total).any(axis=0)
+    rsquared = np.where(known, percent_explained(np.nansum(residual, axis=0), np.nansum(total, axis=0)), np.nan)
+    return EvidenceEstimate(rsquared, percent_explained(residual, total), shrinkage, scale)
 
 
-def _average(library: Sequence[_EvidenceSolver], values: Sequence[torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
+def _average(library: Sequence[_EvidenceSolver], values: Sequence[torch.Tensor], total: torch.Tensor) -> torch.Tensor:
     """Betas averaged over HRFs, weighted by their evidence; one pass, rescaled as larger evidence is met."""
     top: torch.Tensor | None = None
     for solver in library:
-        projected = [factor.left.T @ v for factor, v in zip(solver.factors, values, strict=True)]
-        betas, _, evidence = solver.solve(projected, totals)
+        rotated, mean, evidence = solver.solve(solver.project(values), total)
+        betas = solver.betas(rotated, mean)
         log_weight = torch.logsumexp(evidence, dim=0)
         if top is None:
             top, mass, result = log_weight, torch.ones_like(log_weight), betas
             continue
         new_top = torch.maximum(top, log_weight)
         keep, add = (top - new_top).exp(), (log_weight - new_top).exp()
-        result = result * keep.float() + betas * add.float()
+        result.mul_(keep.float()).add_(betas.mul_(add.float()))
         mass, top = mass * keep + add, new_top
     return result / mass.float()
 
@@ -192,4 +239,4 @@ def _slope(betas: torch.Tensor, ordinary: torch.Tensor) -> torch.Tensor:
     centred = betas - betas.mean(0)
     variance = centred.square().sum(0)
     slope = (centred * (ordinary - ordinary.mean(0))).sum(0) / variance
-    return torch.where(variance > 0, slope, torch.full_like(slope, torch.nan))
+    return torch.where(variance > 0, slope, torch.full_like(slope, torch.nan)).double()

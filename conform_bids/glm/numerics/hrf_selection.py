@@ -1,4 +1,4 @@
-"""On/off response and the choice of an HRF a unit (GLMsingle's types A and B)."""
+"""On/off response and the fit of every HRF of a library (GLMsingle's types A and B), worked out while the data pass by once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.data import RunData
-from conform_bids.glm.numerics.design import Design
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run, residual_sum_of_squares
-from conform_bids.numerics.blocks import block_size, unit_blocks
-from conform_bids.numerics.compute import Compute, to_numpy, to_tensor
+from conform_bids.glm.numerics.design import Design, NuisanceBases
+from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run, fitted_directions
+from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.linalg import project_out
 
-__all__ = ["fit_onoff", "library_rsquared", "percent_explained"]
+__all__ = ["LibraryScan", "OnOffScan", "best_hrf", "percent_explained"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,87 +24,134 @@ def percent_explained(residual: FloatArray, total: FloatArray) -> FloatArray:
         return np.where(total > 0, 100 * (1 - residual / total), np.nan)
 
 
-def fit_onoff(data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute) -> tuple[FloatArray, FloatArray]:
+def best_hrf(rsquared: FloatArray) -> npt.NDArray[np.intp]:
+    """HRF of each unit, (n_units,): the one with the highest R2 of (n_hrfs, n_units), the first of equals."""
+    return np.argmax(np.where(np.isfinite(rsquared), rsquared, -np.inf), axis=0)
+
+
+class OnOffScan:
     """One regressor for all trials and runs.
 
     Parameters
     ----------
-    data : RunData
-        BOLD, base nuisance out.
-    design : Design
-        Trials and runs.
+    n_units : int
+        Number of units.
+    bases : sequence of NuisanceBases
+        Of each run.
     regressors : sequence of (1, n_volumes, n_trials) arrays
         Of each run with the assumed HRF, base nuisance out.
-    compute : Compute
-        Resources.
-
-    Returns
-    -------
-    beta : (n_units,) float64 array
-        In the units of the data.
-    rsquared : (n_units,) float64 array
-        Percent of the variance (drifts out) over all runs.
+    device : str
+        Where blocks come from.
     """
-    n_units = data.n_units
-    cross, fitted, total = np.zeros(n_units), np.zeros(n_units), np.zeros(n_units)
-    gram = fitted_gram = 0.0
-    size = block_size(4.0 * 3 * max(design.run_lengths), compute.memory_bytes)
-    for run in range(design.n_runs):
-        regressor = regressors[run][0].sum(axis=1, keepdims=True)
-        clean = project_out(data.bases[run].extra, regressor)
-        gram += float(clean[:, 0] @ clean[:, 0])
-        fitted_gram += float(regressor[:, 0] @ regressor[:, 0])
-        columns = to_tensor(np.column_stack([clean, regressor]), data.device)
-        for block in unit_blocks(n_units, size):
-            values = data.block(run, block)
-            products = to_numpy(columns.T @ values)
-            cross[block] += products[0]
-            fitted[block] += products[1]
-            total[block] += to_numpy(values.square().sum(0))
-    beta = cross / gram if gram > 0 else np.zeros(n_units)
-    residual = total - 2 * beta * fitted + beta**2 * fitted_gram
-    return beta, percent_explained(residual, total)
+
+    def __init__(self, n_units: int, bases: Sequence[NuisanceBases], regressors: Sequence[FloatArray], device: str) -> None:
+        summed = [columns[0].sum(axis=1, keepdims=True) for columns in regressors]
+        clean = [project_out(basis.extra, column) for basis, column in zip(bases, summed, strict=True)]
+        self._columns = [to_tensor(np.column_stack(pair), device) for pair in zip(clean, summed, strict=True)]
+        # by run, as a unit that is absent from a run has no share of it
+        self._gram = np.array([float((column**2).sum()) for column in clean])
+        self._fitted_gram = np.array([float((column**2).sum()) for column in summed])
+        self._products = np.zeros((2, len(summed), n_units))
+        self._total = np.zeros((len(summed), n_units))
+
+    def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
+        """See `RunScan`."""
+        self._products[:, run, units] = to_numpy(values @ self._columns[run]).T
+        self._total[run, units] = to_numpy(total)
+
+    def result(self) -> tuple[FloatArray, FloatArray]:
+        """Beta in the units of the data and R2 in percent of the variance (drifts out) over the runs that hold the unit, (n_units,)."""
+        here = self._total > 0
+        gram, fitted_gram = self._gram @ here, self._fitted_gram @ here
+        cross, fitted = self._products.sum(axis=1)
+        beta = np.divide(cross, gram, out=np.zeros_like(cross), where=gram > 0)
+        total = self._total.sum(axis=0)
+        return beta, percent_explained(total - 2 * beta * fitted + beta**2 * fitted_gram, total)
 
 
-def library_rsquared(data: RunData, design: Design, regressors: Sequence[FloatArray], compute: Compute) -> FloatArray:
-    """R2 of the single-trial model with every HRF of the library: one matrix product a run and HRF.
+class LibraryScan:
+    """R2 of the single-trial model with every HRF of the library: one matrix product a run.
 
     Parameters
     ----------
-    data, design, compute
-        As in `fit_onoff`.
+    design : Design
+        Trials and runs.
+    bases : sequence of NuisanceBases
+        Of each run.
     regressors : sequence of (n_hrfs, n_volumes, n_trials) arrays
         Of each run, base nuisance out.
+    n_units : int
+        Number of units.
+    compute : Compute
+        Resources.
+    filters : sequence of (n_volumes, n_volumes) arrays, optional
+        Of each run; ``regressors`` have been filtered, the data that come have not.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        bases: Sequence[NuisanceBases],
+        regressors: Sequence[FloatArray],
+        n_units: int,
+        compute: Compute,
+        filters: Sequence[FloatArray] | None = None,
+    ) -> None:
+        self._n_hrfs = len(regressors[0])
+
+        def products(run: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return _run_products(regressors[run], bases[run].extra, compute.device, None if filters is None else filters[run])
+
+        self._runs = map_blocks(products, range(design.n_runs), compute)
+        self._residual = np.zeros((n_units, self._n_hrfs))
+        self._total = np.zeros(n_units)
+
+    def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
+        """See `RunScan`."""
+        directions, leaks, extra = self._runs[run]
+        if directions.shape[1]:
+            products = (values @ directions).view(len(values), self._n_hrfs, -1)
+            explained = torch.linalg.vector_norm(products, dim=2).square_()
+        else:
+            explained = values.new_zeros((len(values), self._n_hrfs))
+        if leaks.shape[1]:
+            inside = (values @ leaks).view(len(values), self._n_hrfs, -1)
+            explained += (inside * (2 * (values @ extra)[:, None, :] - inside)).sum(2)
+        self._residual[units] += to_numpy(total[:, None] - explained)
+        self._total[units] += to_numpy(total)
+
+    def result(self) -> FloatArray:
+        """R2 in percent over all runs, (n_hrfs, n_units)."""
+        return np.ascontiguousarray(percent_explained(self._residual, self._total[:, None]).T)
+
+
+def _run_products(
+    regressors: FloatArray, extra: FloatArray, device: str, data_filter: FloatArray | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What turns a run's data into the share that every HRF explains.
 
     Returns
     -------
-    (n_hrfs, n_units) float64 array
-        Percent, over all runs.
+    directions : (n_volumes, n_hrfs * rank) tensor
+        Orthonormal bases U of the regressors, padded to the same rank: |U'y|^2 is explained.
+    leaks : (n_volumes, n_hrfs * p) tensor
+        M = U S^-1 N', which gives the part N b of the fit that lies in the basis E of `least_squares`; no columns without such a basis.
+    extra : (n_volumes, p) tensor
+        E.
     """
-    residual = np.zeros((len(regressors[0]), data.n_units))
-    total = np.zeros(data.n_units)
-    for run in range(design.n_runs):
-        factors = [factorise_run(columns, data.bases[run].extra, data.device) for columns in regressors[run]]
-        stacked = torch.cat([factor.left for factor in factors], dim=1).T.contiguous()
-        size = block_size(4.0 * (3 * design.run_lengths[run] + 2 * len(stacked)), compute.memory_bytes)
-        for block in unit_blocks(data.n_units, size):
-            values = data.block(run, block)
-            block_total = values.square().sum(0)
-            residual[:, block] += to_numpy(_residual_by_hrf(factors, stacked @ values, values, block_total))
-            total[block] += to_numpy(block_total)
-    return percent_explained(residual, total)
+    if extra.shape[1] == 0:
+        directions = fitted_directions(regressors)
+        stacked = np.moveaxis(directions, 0, 1).reshape(directions.shape[1], -1)
+        if data_filter is not None:
+            stacked = data_filter.T @ stacked  # (F'U)'y = U'Fy: the data need not be filtered
+        nothing = np.zeros((len(extra), 0))
+        return to_tensor(stacked, device), to_tensor(nothing, device), to_tensor(nothing, device)
+    factors = [factorise_run(columns, extra, device) for columns in regressors]
+    rank = max(factor.left.shape[1] for factor in factors)
+    padded = torch.stack([torch.nn.functional.pad(factor.left, (0, rank - factor.left.shape[1])) for factor in factors], dim=1)
+    leaks = torch.stack([_leak(factor) for factor in factors], dim=1)
+    return padded.flatten(1).contiguous(), leaks.flatten(1).contiguous(), to_tensor(extra, device)
 
 
-def _residual_by_hrf(factors: Sequence[RunFactor], projected: torch.Tensor, values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Residual sum of squares (n_hrfs, n_units) from the stacked products U'Y of all HRFs."""
-    result, row = [], 0
-    for factor in factors:
-        rank = factor.left.shape[1]
-        part = projected[row : row + rank]
-        row += rank
-        if factor.extra.shape[1]:
-            rotated = part / to_tensor(factor.singular, factor.device)[:, None]
-            result.append(residual_sum_of_squares(factor, total, rotated, part, values))
-        else:
-            result.append(total - part.square().sum(0))
-    return torch.stack(result)
+def _leak(factor: RunFactor) -> torch.Tensor:
+    return factor.left @ to_tensor((factor.leak / factor.singular).T, factor.device)
