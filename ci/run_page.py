@@ -20,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 FENCE = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -33,8 +33,7 @@ class PageError(Exception):
     """A block that fails, or does not do what the page says."""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     language: str
     text: str
     line: int

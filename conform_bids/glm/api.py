@@ -34,7 +34,7 @@ def fit_single_trials(
     events: Any,
     repetition_time: float,
     *,
-    models: Sequence[str] | str = ("conform",),
+    models: Sequence[str] | str | None = None,
     confounds: Any = None,
     start_time: float | Sequence[float] = 0.0,
     sessions: Sequence[Hashable] | None = None,
@@ -70,7 +70,8 @@ def fit_single_trials(
     repetition_time : float
         Seconds from volume to volume.
     models : sequence of str
-        Of assumehrf, fithrf, fithrfdenoise, fithrfdenoiserr (GLMsingle's types A to D) and conform.
+        Of assumehrf, fithrf, fithrfdenoise, fithrfdenoiserr (GLMsingle's types A to D) and conform (default: conform; with
+        ``compat`` fithrf and fithrfdenoiserr).
     confounds : (volumes, regressors) array or DataFrame, or a list of them, one a run
         Regressed out with the drifts. Values missing at a column's start become its mean.
     start_time : float, or one a run
@@ -146,7 +147,7 @@ def fit_single_trials(
     runs = read_bold_arrays(bold)
     timing = Timing.of([len(run) for run in runs], repetition_time, start_time)
     settings = _settings(
-        models,
+        models or (("fithrf", "fithrfdenoiserr") if compat else ("conform",)),
         options,
         compat="glmsingle" if compat else None,
         units=units,

@@ -162,6 +162,9 @@ def test_one_run_without_a_list(small: tuple) -> None:
     listed = fit_single_trials([bold], [dict(events)], 2.0, n_threads=1)
     np.testing.assert_array_equal(alone.betas, listed.betas)
     assert alone.n_pcs == 0
+    assert list(alone.models) == ["conform"]
+    compatible = fit_single_trials(bold, events, 2.0, compat=True, fractions=[0.5], pcs_stop=-1, n_threads=1)
+    assert list(compatible.models) == ["fithrfdenoiserr", "fithrf"]
 
 
 def test_confounds_are_taken_out(small: tuple) -> None:
@@ -296,7 +299,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "sessions": ({"sessions": ["a"]}, "sessions has 1 labels for 2 runs"),
     "folds": ({"cv_folds": [[1, 2]]}, r"cv_folds: \[1, 2\] is no fold of 2 runs"),
     "model": ({"models": ["fitrhf"]}, "models: 'fitrhf' is not one of"),
-    "conform in compat": ({"compat": True}, "models conform: GLMsingle has no such model; leave out compat"),
+    "conform in compat": ({"compat": True, "models": ["conform"]}, "models conform: GLMsingle has no such model; leave out compat"),
     "option out of range": ({"n_pcs": 1000}, "n_pcs: 1000 is above the maximum"),
     "unknown option": ({"npcs": 3}, "no option 'npcs'; those of the model are .*n_pcs"),
     "option about files": ({"trial_filter": "onset > 3"}, "no option 'trial_filter'"),
