@@ -28,6 +28,7 @@ from conform_bids.glm.planning import (
     session_groups,
     usable_trials,
 )
+from conform_bids.numerics.blocks import block_size, unit_blocks
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_degree
 
@@ -52,6 +53,8 @@ class LoadedFit:
         The trial table.
     set_aside : DataFrame
         Events that were left out: file, line, onset, reason.
+    near_zero : (n_units,) bool array
+        Units without a mean that percent could be of; they are NaN in ``runs``.
     """
 
     runs: list[npt.NDArray[np.float32]]
@@ -59,6 +62,7 @@ class LoadedFit:
     regressor_names: tuple[tuple[str, ...], ...]
     trials: pd.DataFrame
     set_aside: pd.DataFrame
+    near_zero: npt.NDArray[np.bool_]
 
 
 def load_fit(plan: Plan, folder: Path) -> list[Path]:
@@ -82,14 +86,46 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
     write_trials(table, paths[1])
     write_stimuli(stimulus_table(table, plan.stimuli_dir), paths[2])
     _save_set_aside(table.set_aside, paths[3])
-    for index, run in enumerate(runs):
-        path = folder / f"run-{index:03d}.npy"
-        np.save(path, read_bold(run.bold, space, n_volumes=run.n_volumes))
-        paths.append(path)
+    arrays = [folder / f"run-{index:03d}.npy" for index in range(len(runs))]
+    means = _Means(space.n_units)
+    for path, run in zip(arrays, runs, strict=True):
+        values = read_bold(run.bold, space, n_volumes=run.n_volumes)
+        means.add(values)
+        np.save(path, values)
+    in_percent = plan.settings.units == "percent" and plan.settings.compat is None and plan.settings.engine == "conform"
+    near_zero = means.near_zero() if in_percent else np.zeros(space.n_units, bool)
+    for path in arrays if near_zero.any() else ():
+        np.load(path, mmap_mode="r+")[:, near_zero] = np.nan
+    np.save(folder / "near_zero.npy", near_zero)
+    paths += [*arrays, folder / "near_zero.npy"]
     design, names = build_design(plan, runs, table)
     paths.append(folder / "design.npz")
     _save_design(design, names, paths[-1])
     return paths
+
+
+class _Means:
+    """Mean of every unit over all runs, and its standard deviation within runs, from one look at each run."""
+
+    def __init__(self, n_units: int) -> None:
+        self.n_volumes, self.total, self.squares = np.zeros(n_units), np.zeros(n_units), np.zeros(n_units)
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        """Take in a run, (n_volumes, n_units); what is not finite there does not count."""
+        for block in unit_blocks(values.shape[1], block_size(24.0 * len(values), 64e6)):
+            part = values[:, block].astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                mean = part.mean(axis=0)
+                squares = np.square(part - mean).sum(axis=0)
+            known = np.isfinite(squares)
+            self.n_volumes[block] += len(part) * known
+            self.total[block] += np.where(known, mean * len(part), 0)
+            self.squares[block] += np.where(known, squares, 0)
+
+    def near_zero(self) -> npt.NDArray[np.bool_]:
+        """Units whose mean is smaller than their standard deviation, as in residuals; constant ones are no such units."""
+        count = np.maximum(self.n_volumes, 1)
+        return (self.squares > 0) & (np.abs(self.total / count) < np.sqrt(self.squares / count))
 
 
 def _save_set_aside(set_aside: pd.DataFrame, path: Path) -> None:
@@ -105,7 +141,7 @@ def read_loaded(files: Sequence[Path]) -> LoadedFit:
     design, names = _load_design(by_name["design.npz"])
     runs = [np.load(by_name[name], mmap_mode="r") for name in sorted(by_name) if name.startswith("run-")]
     set_aside = pd.DataFrame(json.loads(by_name["set_aside.json"].read_text(encoding="utf-8")))
-    return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside)
+    return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside, np.load(by_name["near_zero.npy"]))
 
 
 def read_common_space(plan: Plan) -> Space:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ class _Store:
     folder: Path
 
     def allocate(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        array: npt.NDArray[np.float32] = np.lib.format.open_memmap(self.folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
+        path = self.folder / f"{name}.npy"
+        array: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if name == "clean_data":
+            path.unlink()  # scratch: it lives while it is mapped, and a killed process leaves nothing behind
         return array
 
     def put(self, name: str, array: npt.ArrayLike) -> None:
@@ -92,6 +96,11 @@ def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute)
 
 def _why_nothing_is_left(plan: Plan, loaded: LoadedFit) -> str:
     """Name the run without a usable unit; there may be none, where each run lacks others."""
+    if loaded.near_zero.any():
+        return (
+            f"{plan.runs[0].bold[0]}: nothing to fit, as no unit has a mean that percent signal change could be of (are these residuals?); "
+            "--units raw needs none"
+        )
     for run, values in zip(plan.runs, loaded.runs, strict=True):
         with np.errstate(invalid="ignore"):
             usable = np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)
@@ -152,10 +161,12 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
         "n_valid": int(result.valid.sum()),
         "n_set_aside": {
             "constant": int((survey.constant & ~result.valid).sum()),
-            "nan": int((~survey.finite).sum()),
+            "nan": int((~survey.finite & ~loaded.near_zero).sum()),
             "empty": int(survey.empty.sum()),
+            "near_zero_mean": int(loaded.near_zero.sum()),
         },
         "n_trials": len(trials),
+        "n_flagged": dict(Counter(flag for flag in trials["flag"] if flag != "n/a")),
         "n_conditions": len(counts),
         "n_repeated": int((counts > 1).sum()),
         "n_runs": len(plan.runs),
@@ -167,13 +178,28 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
         "autoregression": [] if result.conform is None else [round(float(value), 6) for value in result.conform.autoregression],
         "hrfs_averaged": result.conform is not None and result.conform.averaged,
         "n_noise_pool": int(result.noise_pool.sum()),
-        "notes": [*plan.notes, *(note for note in result.notes if note not in plan.notes)],
+        "notes": list(dict.fromkeys((*plan.notes, *result.notes, *_more_notes(plan, loaded, result)))),
         "polynomial_degree": list(loaded.design.polynomial_degree),
         "hrf_names": list(hrf_names),
         "fractions": sorted(set(plan.settings.fractions), reverse=True),
         "models": list(result.models),
         "units": plan.settings.units,
     }
+
+
+def _more_notes(plan: Plan, loaded: LoadedFit, result: FitResult) -> Iterator[str]:
+    """What only shows once the data are read: fewer noise regressors than were asked for, units without a mean."""
+    settings = plan.settings
+    wanted = round(-settings.pcs_stop) if settings.pcs_stop <= 0 else settings.n_pcs
+    available = min((pcs.shape[1] for pcs in result.pcs), default=wanted)
+    if result.noise_pool.any() and available < wanted:
+        option = "--pcs-stop" if settings.pcs_stop <= 0 else "--n-pcs"
+        yield f"{option} asks for up to {wanted} noise regressors; the noise pool and the shortest run give {available}"
+    if loaded.near_zero.any():
+        yield (
+            f"{int(loaded.near_zero.sum())} units were set aside, as their mean is smaller than their standard deviation, "
+            "so that no percentage can be taken of it; --units raw keeps them"
+        )
 
 
 def _number(value: float) -> float | None:

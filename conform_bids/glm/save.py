@@ -140,6 +140,7 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
                 "FrameTimes": [run.start_time for run in plan.runs] if plan.settings.compat is None else "ignored",
                 "Settings": _recorded_settings(plan),
                 "Notes": list(arrays.summary["notes"]) or None,
+                "FlaggedTrials": dict(arrays.summary["n_flagged"]),
             }
         if row.array.startswith("noise_ceiling_"):
             counts = loaded.trials.groupby("condition").size()

@@ -137,6 +137,39 @@ def test_where_only_flagged_trials_repeat_nothing_is_cross_validated(
     assert job.models == ("fithrf", "fithrfdenoise")  # GLMsingle knows no flags
 
 
+def test_units_without_a_mean_have_no_percentage(make_dataset: Any, run_data: Any, fit_dataset: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    means = np.array([100, 100, 100, 0.3, -0.2, -100])[:, None]
+    runs = [run_data(means + rng.standard_normal((6, 60)), events_of(list("abca")), str(run)) for run in (1, 2)]
+    dataset = make_dataset(tmp_path / "data", runs, 2.0)
+    (fit,) = fit_dataset(dataset, tmp_path / "percent", "--model", "fithrf")
+    betas = fit.array("fithrf_betas")
+    assert np.isnan(betas).all(axis=0).tolist() == np.isnan(betas).any(axis=0).tolist() == [False] * 3 + [True] * 2 + [False]
+    assert fit.summary["n_set_aside"] == {"constant": 0, "nan": 0, "empty": 0, "near_zero_mean": 2}
+    assert any("2 units were set aside" in note and "--units raw" in note for note in fit.summary["notes"])
+    for more in (("--units", "raw"), ("--compat",)):
+        (fit,) = fit_dataset(dataset, tmp_path / more[-1], "--model", "fithrf", *more)
+        assert np.isfinite(fit.array("fithrf_betas")).all()
+        assert fit.summary["n_set_aside"]["near_zero_mean"] == 0
+
+
+def test_residuals_are_refused_in_percent(make_dataset: Any, run_data: Any, fit_dataset: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    runs = [run_data(rng.standard_normal((6, 60)), events_of(list("abca")), str(run)) for run in (1, 2)]
+    with pytest.raises(UnusableInputError, match="--units raw"):
+        fit_dataset(make_dataset(tmp_path / "data", runs, 2.0), tmp_path / "fit", "--model", "fithrf")
+
+
+@pytest.mark.parametrize("flags", [("--n-pcs", "40"), ("--pcs-stop", "-40")])
+def test_fewer_noise_regressors_than_asked_for_are_told(
+    flags: tuple[str, str], make_dataset: Any, sound: Any, fit_dataset: Any, tmp_path: Path
+) -> None:
+    (fit,) = fit_dataset(make_dataset(tmp_path / "data", sound(), 2.0), tmp_path / "fit", "--noise-pool-r2", "90", *flags)
+    (note,) = [note for note in fit.summary["notes"] if "asks for up to 40 noise regressors" in note]
+    assert note.startswith(flags[0])
+    assert int(note.rsplit(" ", 1)[1]) == min(pcs.shape[1] for pcs in (fit.array("pcs_000"), fit.array("pcs_001")))
+
+
 IDLE = {
     "--lss": {"model": ("fithrfdenoiserr",), "lss": True},
     "--hrf-library": {"model": ("assumehrf",), "hrf_library": Path("hrfs.tsv")},
