@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -67,25 +68,28 @@ def find_meshes(label: str, n_left: int, n_right: int) -> tuple[Hemisphere, Hemi
         Vertices of each hemisphere.
     """
     if label.startswith("fsaverage") and n_left == n_right and n_left in _ICOSAHEDRA:
-        return _fsaverage("left", n_left), _fsaverage("right", n_right)
-    if label == "fsLR" and n_left == n_right and n_left in _FSLR_DENSITIES:
+        left, right = _fsaverage("left", n_left), _fsaverage("right", n_right)
+    elif label == "fsLR" and n_left == n_right and n_left in _FSLR_DENSITIES:
         left, right = (_from_templateflow(letter, n_left) for letter in "LR")
-        return None if left is None or right is None else (left, right)
-    return None
+    else:
+        return None
+    return None if left is None or right is None else (left, right)
 
 
 @cache
-def _fsaverage(hemisphere: str, n_vertices: int) -> Hemisphere:
-    from nilearn.datasets import load_fsaverage, load_fsaverage_data
+def _fsaverage(side: str, n_vertices: int) -> Hemisphere | None:
+    """The mesh that comes with Nilearn, read from its files: to import ``nilearn.datasets`` takes longer than to draw a map."""
     from scipy.spatial import cKDTree
 
-    meshes = load_fsaverage("fsaverage5")
-    inflated, sphere = meshes["inflated"].parts[hemisphere], meshes["sphere"].parts[hemisphere]
-    depth = load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
-    shown = np.arange(len(inflated.coordinates))
+    folder = Path(str(files("nilearn"))) / "datasets" / "data" / "fsaverage5"
+    inflated, sphere = (_read_mesh(folder / f"{kind}_{side}.gii.gz") for kind in ("infl", "sphere"))
+    depth = _read_depth(folder / f"sulc_{side}.gii.gz")
+    if inflated is None or sphere is None or depth is None:
+        return None
+    shown = np.arange(len(inflated[0]))
     if n_vertices < len(shown):
-        shown = cKDTree(sphere.coordinates[:n_vertices]).query(sphere.coordinates)[1]
-    return _hemisphere(inflated.coordinates, inflated.faces, depth, shown)
+        shown = cKDTree(sphere[0][:n_vertices]).query(sphere[0])[1]
+    return _hemisphere(*inflated, depth, shown)
 
 
 def _from_templateflow(letter: str, n_vertices: int) -> Hemisphere | None:
@@ -110,6 +114,12 @@ def _read_mesh(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | No
         return np.asarray(points, dtype=float), np.asarray(faces, dtype=np.int64)
     except Exception:  # whatever is wrong with a template, the report can do without it
         return None
+
+
+def _read_depth(path: Path) -> NDArray[np.float64] | None:
+    import nibabel
+
+    return np.asarray(nibabel.load(path).agg_data(), dtype=float) if path.is_file() else None  # type: ignore[attr-defined, arg-type]
 
 
 def _hemisphere(
@@ -177,7 +187,9 @@ def draw_surface(mesh: Hemisphere, painted: FloatArray, view: str, size: tuple[i
     seen = _look(mesh, view, (_FINER * size[0], _FINER * size[1]), left)
     table = np.zeros((len(painted) + 1, 4), dtype=np.float32)  # the last row is for -1
     table[:-1, :3], table[:-1, 3] = painted * seen.shade[:, None], 1
-    image = sum(table[seen.face[dy::_FINER, dx::_FINER]] for dy in range(_FINER) for dx in range(_FINER)) / np.float32(_FINER**2)
+    image = np.zeros((size[1], size[0], 4), dtype=np.float32)
+    for down, across in np.ndindex(_FINER, _FINER):
+        image += table[seen.face[down::_FINER, across::_FINER]] / _FINER**2
     image[..., :3] /= np.maximum(image[..., 3:], 1e-9)
     return np.round(255 * image).astype(np.uint8)
 
