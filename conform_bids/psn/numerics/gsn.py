@@ -109,10 +109,10 @@ def estimate_signal_noise(trials: Trials, options: SignalNoiseOptions | None = N
     neural responses through generative modeling. bioRxiv, doi:10.1101/2024.04.22.590510.
     """
     chosen = options or SignalNoiseOptions()
-    _require_repeats(trials)
     if chosen.missing == "pairwise" and not trials.is_complete:
         moments = pairwise_moments(trials, shrinkage=chosen.shrinkage)
     else:
+        _require_repeats(trials)
         moments = complete_moments(trials.only_complete(), shrinkage=chosen.shrinkage)
     return _make_consistent(trials.n_conditions, moments)
 

@@ -47,8 +47,7 @@ class Trials:
     @cached_property
     def complete(self) -> BoolArray:
         """Trials without a missing unit, (n_trials,)."""
-        finite: BoolArray = np.isfinite(self.values).all(axis=1)
-        return finite
+        return np.asarray(np.isfinite(self.values).all(axis=1))
 
     @cached_property
     def counts(self) -> IntArray:

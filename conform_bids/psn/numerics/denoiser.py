@@ -1,0 +1,139 @@
+"""The fitted denoiser: a mean and a linear map, kept as factors, that can be applied to any responses of the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Component", "Denoiser", "gains"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+
+def gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> FloatArray:
+    """What a mixture of filters lets through of each dimension, (n_dimensions,).
+
+    The sum over terms of ``weight * (l t)^power / ((l t)^power + a)``, where l is the ratio of signal to noise variance along a
+    dimension and t the number of trials averaged; power 1 and a = 1 is the Wiener filter.
+
+    Parameters
+    ----------
+    signal_to_noise : (n_dimensions,) float64 array
+        Ratio of the variances, of a single trial; 0 or more.
+    n_averaged : float
+        Trials averaged in what is filtered.
+    terms : (n_terms, 3) float64 array
+        Columns: weight, power, a. With a = 0 dimensions pass as they are.
+    """
+    weight, power, a = terms.T[:, :, None]
+    with np.errstate(invalid="ignore"):
+        ratio = (signal_to_noise * n_averaged) ** power
+        passed = np.where((ratio == 0) & (a == 0), 1.0, ratio / (ratio + a))
+    return (weight * passed).sum(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A part of the map: out = left @ diag(gain) @ right.T @ in.
+
+    Attributes
+    ----------
+    left, right : (n_units, n_dimensions) float64 arrays
+        Where dimensions go to, and what takes them from responses.
+    signal_to_noise : (n_dimensions,) float64 array
+        Ratio of variances along each dimension (see `gains`).
+    terms : (n_terms, 3) float64 array
+        Weight, power and a of the mixture of filters.
+    """
+
+    left: FloatArray
+    right: FloatArray
+    signal_to_noise: FloatArray
+    terms: FloatArray
+
+    @classmethod
+    def projection(cls, left: FloatArray, right: FloatArray) -> Component:
+        """A part whose dimensions all pass, whatever the number of trials."""
+        return cls(left, right, np.zeros(left.shape[1]), np.array([[1.0, 1.0, 0.0]]))
+
+    def gain(self, n_averaged: float) -> FloatArray:
+        """What passes of each dimension."""
+        return gains(self.signal_to_noise, n_averaged, self.terms)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """Mean and linear map, for responses of the same units.
+
+    Attributes
+    ----------
+    mean : (n_units,) float64 array
+        Taken out before the map and added after it.
+    components : sequence of Component
+        Their outputs add up.
+    n_averaged : float
+        Trials averaged in the responses that it was made for.
+    """
+
+    mean: FloatArray
+    components: Sequence[Component]
+    n_averaged: float
+
+    @property
+    def n_units(self) -> int:
+        """Units."""
+        return len(self.mean)
+
+    @property
+    def depends_on_count(self) -> bool:
+        """Whether the number of trials averaged makes a difference."""
+        return any(component.terms[:, 2].any() for component in self.components)
+
+    def matrix(self, n_averaged: float | None = None) -> FloatArray:
+        """The map as one matrix: denoised - mean = matrix @ (response - mean); (n_units, n_units)."""
+        count = self.n_averaged if n_averaged is None else n_averaged
+        total = np.zeros((self.n_units, self.n_units))
+        for component in self.components:
+            total += (component.left * component.gain(count)) @ component.right.T
+        return total
+
+    def effective_dimensions(self, n_averaged: float | None = None) -> float:
+        """Trace of the map."""
+        count = self.n_averaged if n_averaged is None else n_averaged
+        return float(sum(np.einsum("ij,ij,j->", part.left, part.right, part.gain(count)) for part in self.components))
+
+    def apply(self, responses: npt.NDArray[np.floating], n_averaged: npt.ArrayLike | None = None) -> FloatArray:
+        """Denoise responses.
+
+        Parameters
+        ----------
+        responses : (n_rows, n_units) array
+            Trials or averages of trials, in the units that the denoiser was fitted in. A row with a missing unit comes out missing.
+        n_averaged : array_like of float, scalar or (n_rows,), optional
+            Trials averaged in each row; by default the number that the denoiser was made for.
+
+        Returns
+        -------
+        (n_rows, n_units) float64 array
+
+        Raises
+        ------
+        ValueError
+            If the responses have other units, or a number of trials is not positive.
+        """
+        if responses.ndim != 2 or responses.shape[1] != self.n_units:
+            raise ValueError(f"the denoiser has {self.n_units} units; the responses have shape {responses.shape}")
+        count = np.broadcast_to(np.asarray(self.n_averaged if n_averaged is None else n_averaged, dtype=np.float64), len(responses))
+        if not (count > 0).all():
+            raise ValueError("n_averaged: numbers of trials are positive")
+        centred = responses - self.mean
+        denoised = np.zeros_like(centred)
+        distinct, group = np.unique(count, return_inverse=True)
+        for component in self.components:
+            gain = np.stack([component.gain(value) for value in distinct]) if len(distinct) else np.empty((0, component.left.shape[1]))
+            denoised += ((centred @ component.right) * gain[group]) @ component.left.T
+        return denoised + self.mean
