@@ -126,10 +126,12 @@ def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResul
     if result.conform is not None:
         store.put("conform_hrf_index", np.where(result.valid, result.conform.hrf_index, -1))
         store.put("conform_scale", result.conform.estimate.scale)
+        store.put("conform_shrinkage", result.conform.estimate.shrinkage)
     if result.noise_pool.size:
         store.put("noise_pool", result.noise_pool)
         store.put("pc_voxels", result.pc_voxels)
         store.put("pc_curve", result.pc_curve)
+        store.put("pc_curve_se", result.pc_curve_se)
         for run, pcs in enumerate(result.pcs):
             store.put(f"pcs_{run:03d}", pcs)
 
@@ -178,6 +180,7 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
         "autoregression": [] if result.conform is None else [round(float(value), 6) for value in result.conform.autoregression],
         "hrfs_averaged": result.conform is not None and result.conform.averaged,
         "n_noise_pool": int(result.noise_pool.sum()),
+        "pool_reliability": _number(result.pool_reliability),
         "notes": list(dict.fromkeys((*plan.notes, *result.notes, *_more_notes(plan, loaded, result)))),
         "polynomial_degree": list(loaded.design.polynomial_degree),
         "hrf_names": list(hrf_names),
