@@ -61,8 +61,9 @@ def fit_single_trials(
     Parameters
     ----------
     bold : (volumes, units) array, or a list of them, one a run
-        Preprocessed series, not standardised (percent signal change needs the mean). Units that are constant, empty or not finite
-        in a run are set aside. Memory maps are read block by block.
+        Preprocessed series, not standardised (percent signal change needs the mean). A unit that is constant, empty or not finite
+        in a run is left out of that run, and set aside where that holds for more than half of the runs. Memory maps are read block
+        by block.
     events : DataFrame, or a list of them, one a run
         Columns ``onset`` and ``duration`` (s, from the start of the run) and the condition's name: the first of stim_id, stim_file
         and trial_type that is there, or ``condition_column``. Onsets need not fall on volumes. A column ``split`` (train, test)
@@ -158,14 +159,20 @@ def fit_single_trials(
     )
     trials = read_event_frames(events, timing, condition_column, stimulus_duration)
     regressors = read_confound_arrays(confounds, timing)
-    design = build_array_design(trials, timing, regressors, sessions, cv_folds, polynomial_degree, compat=compat)
     library = _library(hrf_library, timing.repetition_time, "hrf_library") or load_default_library()
     assumed = _library(assumed_hrf, timing.repetition_time, "assumed_hrf", single=True) or load_default_assumed_hrf()
+    design, trials = build_array_design(
+        trials, timing, regressors, assumed, sessions=sessions, cv_folds=cv_folds, degree=polynomial_degree, compat=compat
+    )
     plan = Plan("array", {}, "nifti", (), settings.model, settings, int(seed), Path())
     compute = Compute(_device(device), _threads(n_threads), memory_gb * 1e9)
     result = fit_models(runs, design, library, assumed, fit_options(plan), compute)
     if not result.valid.any():
-        raise ValueError("bold cannot be fitted: no unit is finite and varies in every run")
+        if result.near_zero.any():
+            raise ValueError(
+                "bold cannot be in percent: no unit has a mean above its own noise (is it standardised?); units='raw' needs none"
+            )
+        raise ValueError("bold cannot be fitted: no unit is finite and varies in half of the runs")
     return collect_fit(result, design, _trial_table(trials, sessions), library, settings.units)
 
 

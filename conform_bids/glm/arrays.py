@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ import pandas as pd
 
 from conform_bids.bids.events import CUT_OFF, RESPONSE_PEAK_S
 from conform_bids.bids.trials import SPLITS, TRIAL_COLUMNS
-from conform_bids.glm.numerics.design import Design, nuisance_bases
+from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases
+from conform_bids.glm.numerics.efficiency import largest_correlation, trial_variance_inflation
+from conform_bids.glm.planning import COLLINEAR, INFLATED, PARALLEL, SAME_VOLUME
 from conform_bids.numerics.folds import leave_one_run_out
-from conform_bids.numerics.linalg import polynomial_degree
+from conform_bids.numerics.hrf import HRFLibrary, response_at
+from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
 
 __all__ = ["Timing", "build_array_design", "read_bold_arrays", "read_confound_arrays", "read_event_frames"]
 
@@ -264,13 +267,14 @@ def build_array_design(
     trials: pd.DataFrame,
     timing: Timing,
     regressors: tuple[FloatArray, ...],
-    sessions: Sequence[Hashable] | None,
-    cv_folds: Sequence[Sequence[int]] | None,
-    degree: int | None,
+    assumed: HRFLibrary,
     *,
-    compat: bool,
-) -> Design:
-    """Design of the fit.
+    sessions: Sequence[Hashable] | None = None,
+    cv_folds: Sequence[Sequence[int]] | None = None,
+    degree: int | None = None,
+    compat: bool = False,
+) -> tuple[Design, pd.DataFrame]:
+    """Design of the fit, and the trial table with flags on trials that cannot be told from others, as the app has them.
 
     Raises
     ------
@@ -278,19 +282,8 @@ def build_array_design(
         When there is not one session a run, a fold names no run, or drifts and regressors leave nothing of a run.
     """
     n_runs = len(timing.lengths)
-    labels = list(sessions) if sessions is not None else [None] * n_runs
-    if len(labels) != n_runs:
-        raise ValueError(f"sessions has {len(labels)} labels for {n_runs} runs; give one a run")
-    groups = list(dict.fromkeys(labels))
-    folds = leave_one_run_out(n_runs) if cv_folds is None else tuple(tuple(int(run) for run in fold) for fold in cv_folds)
-    for fold in folds:
-        if not fold or min(fold) < 0 or max(fold) >= n_runs:
-            raise ValueError(f"cv_folds: {list(fold)} is no fold of {n_runs} runs, which are counted from 0")
     starts = np.zeros(n_runs) if compat else np.array(timing.start_times)
     run = trials["run_index"].to_numpy(dtype=np.intp)
-    usable = trials["split"].isin(["train", "n/a"])
-    if not compat:
-        usable &= trials["flag"] == "n/a"  # as in the app: an estimate that is not reliable would weigh on every unit's choices
     design = Design(
         tr=timing.repetition_time,
         run_lengths=timing.lengths,
@@ -298,9 +291,9 @@ def build_array_design(
         onset=trials["onset"].to_numpy(dtype=np.float64) - starts[run],
         duration=trials["duration"].to_numpy(dtype=np.float64),
         condition=trials["condition"].to_numpy(dtype=np.intp),
-        train=usable.to_numpy(dtype=bool),
-        session=np.array([groups.index(label) for label in labels], dtype=np.intp),
-        folds=folds,
+        train=np.ones(len(trials), bool),
+        session=_session_groups(sessions, n_runs),
+        folds=_folds(cv_folds, n_runs),
         polynomial_degree=tuple(polynomial_degree(n, timing.repetition_time) if degree is None else degree for n in timing.lengths),
         regressors=regressors,
     )
@@ -310,7 +303,45 @@ def build_array_design(
                 f"{_name('bold', index, n_runs)}: {bases.base.shape[1]} drifts and confounds leave no degrees of freedom in "
                 f"{len(bases.base)} volumes"
             )
-    return design
+    trials = trials.assign(flag=_flags(trials, design, assumed, compat=compat))
+    usable = trials["split"].isin(["train", "n/a"])
+    if not compat:
+        usable &= trials["flag"] == "n/a"  # as in the app: an estimate that is not reliable would weigh on every unit's choices
+    return replace(design, train=usable.to_numpy(dtype=bool)), trials
+
+
+def _session_groups(sessions: Sequence[Hashable] | None, n_runs: int) -> npt.NDArray[np.intp]:
+    labels = list(sessions) if sessions is not None else [None] * n_runs
+    if len(labels) != n_runs:
+        raise ValueError(f"sessions has {len(labels)} labels for {n_runs} runs; give one a run")
+    groups = list(dict.fromkeys(labels))
+    return np.array([groups.index(label) for label in labels], dtype=np.intp)
+
+
+def _folds(cv_folds: Sequence[Sequence[int]] | None, n_runs: int) -> tuple[tuple[int, ...], ...]:
+    folds = leave_one_run_out(n_runs) if cv_folds is None else tuple(tuple(int(run) for run in fold) for fold in cv_folds)
+    for fold in folds:
+        if not fold or min(fold) < 0 or max(fold) >= n_runs:
+            raise ValueError(f"cv_folds: {list(fold)} is no fold of {n_runs} runs, which are counted from 0")
+    return folds
+
+
+def _flags(trials: pd.DataFrame, design: Design, assumed: HRFLibrary, *, compat: bool) -> list[str]:
+    """Flags of the trials, with those that the regressors of others make up, drifts out, under the assumed HRF."""
+    onset, duration = design.onset, design.duration.round(1)
+    if compat:
+        onset, duration = np.floor(onset / design.tr + 0.5) * design.tr, np.full(len(duration), np.median(duration))
+    regressors = exact_regressors(replace(design, onset=onset, duration=duration), lambda *at: response_at(assumed, *at))
+    flags = trials["flag"].tolist()
+    for run, length in enumerate(design.run_lengths):
+        rows = design.trials_of(run)
+        columns = project_out(polynomial_basis(length, design.polynomial_degree[run]), regressors(run)[0])
+        bad = (largest_correlation(columns) > PARALLEL) | (trial_variance_inflation(columns) > INFLATED)
+        shown = Counter(onset[rows].tolist())
+        for row in np.flatnonzero(bad) + rows.start:
+            if flags[row] == "n/a":
+                flags[row] = SAME_VOLUME if compat and shown[onset[row]] > 1 else COLLINEAR
+    return flags
 
 
 def _name(what: str, index: int, n_runs: int) -> str:

@@ -32,7 +32,8 @@ class SingleTrialModel:
     name : str
         assumehrf, fithrf, fithrfdenoise, fithrfdenoiserr or conform.
     betas : (trials, units) float32 array
-        Response to each trial, percent signal change (the series' own units with ``units="raw"``); row k is row k of ``trials``.
+        Response to each trial, percent signal change (the series' own units with ``units="raw"``); row k is row k of ``trials``. NaN
+        in the trials of a run from which a unit is absent.
     r2 : (units,) array
         Variance explained over all runs, drifts (and what the model takes out first) aside, percent.
     r2_run : (runs, units) array
@@ -45,6 +46,10 @@ class SingleTrialModel:
         Correlation of condition means between odd and even runs; NaN where they share fewer than three conditions.
     scale : (units,) array or None
         Of conform: slope of the least-squares betas on these; betas times it have the amplitude of unshrunken ones.
+    shrinkage : (units,) array or None
+        Of conform: log10 of the variance of responses over that of the noise, by which betas were shrunk.
+    ordinary : (trials, units) float32 array or None
+        Of conform, with ``ordinary=True``: its least-squares betas, not shrunk.
     fraction : (units,) array or None
         Of fithrfdenoiserr: ridge fraction that was chosen.
     trials : DataFrame
@@ -59,12 +64,23 @@ class SingleTrialModel:
     noise_ceiling: FloatArray
     reliability: FloatArray
     scale: FloatArray | None
+    shrinkage: FloatArray | None
+    ordinary: npt.NDArray[np.float32] | None
     fraction: FloatArray | None
     trials: pd.DataFrame = field(repr=False)
 
     def condition_means(self) -> tuple[FloatArray, list[str]]:
-        """Average the betas of each condition: (conditions, units), and the conditions' names in that order."""
-        means, _, _ = condition_means(self.betas, self.trials["condition"].to_numpy())
+        """Average the betas of each condition: (conditions, units), and the conditions' names in that order.
+
+        A unit that is absent from a run is averaged over the other runs.
+        """
+        condition = self.trials["condition"].to_numpy()
+        means, _, _ = condition_means(self.betas, condition)
+        partly = np.flatnonzero(np.isnan(self.betas).any(axis=0) & ~np.isnan(self.betas).all(axis=0))
+        for row in range(len(means)):
+            some = self.betas[condition == row][:, partly]
+            counts = np.isfinite(some).sum(axis=0)
+            means[row, partly] = np.where(counts > 0, np.nansum(some, axis=0, dtype=np.float64) / np.maximum(counts, 1), np.nan)
         return means, sorted(set(self.trials["stim_id"]))
 
     def __repr__(self) -> str:
@@ -92,15 +108,21 @@ class SingleTrialFit:
     mean : (units,) array
         Mean of the series over all volumes.
     valid : (units,) bool array
-        Units that were fitted; the others are constant, empty or not finite in a run.
+        Units that were fitted; the others are constant, empty or not finite in more than half of the runs, or have no mean that a
+        percentage could be of.
+    present : (runs, units) bool array
+        Where the series of a unit is finite and varies.
     onoff_r2, onoff_beta : (units,) arrays
         The on/off model, one regressor for all trials with the assumed HRF: variance explained (percent) and response.
     noise_pool : (units,) bool array
         Units whose series gave the noise regressors.
     noise_regressors : list of (volumes, n_pcs) arrays
         Those that were used, of each run.
-    pc_curve : (n_pcs tried + 1,) array
-        Cross-validated gain by the number of noise regressors; empty where nothing was cross-validated.
+    pc_curve, pc_curve_se : (n_pcs tried + 1,) arrays
+        Cross-validated gain by the number of noise regressors, and its standard error over runs; empty where nothing was
+        cross-validated.
+    pool_reliability : float
+        Median odd-even reliability of the noise pool: well above 0, its regressors take signal with them.
     autoregression : (order,) array
         Coefficients by which conform made the noise white; empty where it did not.
     library : HRFLibrary
@@ -115,11 +137,14 @@ class SingleTrialFit:
     trials: pd.DataFrame
     mean: FloatArray
     valid: npt.NDArray[np.bool_]
+    present: npt.NDArray[np.bool_]
     onoff_r2: FloatArray
     onoff_beta: FloatArray
     noise_pool: npt.NDArray[np.bool_]
     noise_regressors: list[FloatArray]
     pc_curve: FloatArray
+    pc_curve_se: FloatArray
+    pool_reliability: float
     autoregression: FloatArray
     library: HRFLibrary
     units: str
@@ -191,7 +216,8 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
     models = {}
     for name in sorted(result.models, key=_PREFERRED.index):
         fitted = result.models[name]
-        index = result.conform.hrf_index if name == "conform" and result.conform is not None else result.hrf_index
+        own = result.conform if name == "conform" else None
+        index = result.hrf_index if own is None else own.hrf_index
         models[name] = SingleTrialModel(
             name=name,
             betas=fitted.betas,
@@ -200,7 +226,9 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
             hrf_index=None if name == "assumehrf" else np.where(result.valid, index, -1),
             noise_ceiling=noise_ceiling(fitted.betas, design.condition, sessions),
             reliability=np.where(result.valid, odd_even_reliability(fitted.betas, design.condition, design.run), np.nan),
-            scale=result.conform.estimate.scale if name == "conform" and result.conform is not None else None,
+            scale=None if own is None else own.estimate.scale,
+            shrinkage=None if own is None else own.estimate.shrinkage,
+            ordinary=None if own is None else result.ordinary,
             fraction=result.fraction if name == "fithrfdenoiserr" else None,
             trials=trials,
         )
@@ -210,11 +238,14 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
         trials=trials,
         mean=result.survey.mean,
         valid=result.valid,
+        present=result.survey.present,
         onoff_r2=result.onoff_rsquared,
         onoff_beta=result.onoff_beta,
         noise_pool=result.noise_pool if result.noise_pool.size else np.zeros(len(result.valid), bool),
         noise_regressors=[pc[:, : result.n_pcs] for pc in result.pcs] or [np.zeros((length, 0)) for length in n_volumes],
         pc_curve=result.pc_curve,
+        pc_curve_se=result.pc_curve_se,
+        pool_reliability=result.pool_reliability,
         autoregression=np.zeros(0) if result.conform is None else result.conform.autoregression,
         library=library,
         units=units,
@@ -223,12 +254,17 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
 
 
 def _set_aside(result: FitResult) -> list[str]:
-    """A note on the units that were not fitted."""
+    """Notes on units that were not fitted, or not in every run."""
     survey = result.survey
+    near_zero = result.near_zero if result.near_zero.size else np.zeros_like(result.valid)
+    left_out = ~result.valid & ~near_zero
     counts = {
-        "constant": int((survey.constant & ~result.valid).sum()),
-        "empty": int(survey.empty.sum()),
-        "not finite": int((~survey.finite).sum()),
+        "constant": int((survey.constant & ~survey.empty & survey.finite & left_out).sum()),
+        "empty": int((survey.empty & left_out).sum()),
+        "not finite": int((~survey.finite & left_out).sum()),
+        "with a mean below their own noise (units='raw' keeps them)": int(near_zero.sum()),
     }
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    return [f"{int((~result.valid).sum())} units were set aside: {told}"] if told else []
+    partly = int((result.valid & ~survey.present.all(axis=0)).sum())
+    notes = [f"{int((~result.valid).sum())} units were set aside: {told}"] if told else []
+    return notes + ([f"{partly} units are absent from some runs, whose betas are NaN there"] if partly else [])
