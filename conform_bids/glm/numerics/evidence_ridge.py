@@ -211,7 +211,12 @@ def estimate_evidence_betas(
         residual[where] = solver.residual(rotated, projected, totals).cpu().numpy()
         total[where] = totals.cpu().numpy()
 
+    sinks = [sink] if ordinary is None else [sink, ordinary]
+    for each in sinks:
+        each.open(groups)
     map_blocks(fit, groups, compute)
+    for each in sinks:
+        each.close(compute)
     known = np.isfinite(total).any(axis=0)
     rsquared = np.where(known, percent_explained(np.nansum(residual, axis=0), np.nansum(total, axis=0)), np.nan)
     return EvidenceEstimate(rsquared, percent_explained(residual, total), shrinkage, scale)

@@ -129,12 +129,7 @@ class _Fit:
     def sink(self, name: str) -> BetaSink:
         """Room for the betas of a model, NaN where nothing will be written."""
         betas = self.allocate(f"{name}_betas", (self.design.n_trials, self.data.n_units))
-        for run in range(self.design.n_runs):
-            absent = np.flatnonzero(~self.present[run])
-            if len(absent):
-                betas[self.design.trials_of(run), absent] = np.nan
-        scale = self.percent_scale() if self.options.percent else np.ones(self.data.n_units)
-        return BetaSink(betas, scale.astype(np.float32))
+        return BetaSink(betas, self.percent_scale() if self.options.percent else np.ones(self.data.n_units))
 
     def estimate(self, name: str, extras: Sequence[FloatArray], ridge: RidgeChoice | None = None) -> Estimate:
         """Fit one model and keep its betas in the output's units; the estimate is returned for the ridge's choices."""

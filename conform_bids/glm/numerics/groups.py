@@ -55,7 +55,10 @@ def unit_groups(units: IntArray, hrf_index: IntArray, present: BoolArray, larges
     largest : int
         Units a block.
     """
-    patterns, pattern_of = np.unique(present[:, units], axis=1, return_inverse=True)
+    if present[:, units].all():
+        patterns, pattern_of = np.ones((len(present), 1), bool), np.zeros(len(units), np.intp)
+    else:
+        patterns, pattern_of = np.unique(present[:, units], axis=1, return_inverse=True)
     keys = hrf_index[units] * patterns.shape[1] + pattern_of.ravel()
     groups: list[UnitGroup] = []
     for key in np.unique(keys):
