@@ -23,16 +23,15 @@ def gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> 
     Parameters
     ----------
     signal_to_noise : (n_dimensions,) float64 array
-        Ratio of the variances, of a single trial; 0 or more.
+        Ratio of the variances, of a single trial; 0 to infinity.
     n_averaged : float
         Trials averaged in what is filtered.
     terms : (n_terms, 3) float64 array
         Columns: weight, power, a. With a = 0 dimensions pass as they are.
     """
     weight, power, a = terms.T[:, :, None]
-    with np.errstate(invalid="ignore"):
-        ratio = (signal_to_noise * n_averaged) ** power
-        passed = np.where((ratio == 0) & (a == 0), 1.0, ratio / (ratio + a))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        passed = np.where(a == 0, 1.0, 1.0 / (1.0 + a * (signal_to_noise * n_averaged) ** -power))
     return (weight * passed).sum(axis=0)
 
 

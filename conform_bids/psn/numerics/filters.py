@@ -1,0 +1,190 @@
+"""Families of Wiener-like filters that share dimensions, and how well each member and their mixtures predict independent responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.optimize
+
+from conform_bids.psn.numerics.denoiser import gains
+from conform_bids.psn.numerics.spectral import shrink
+
+__all__ = ["FilterPart", "Scores", "filter_part", "noise_cholesky", "score_filters", "signal_factor", "solve_mixture"]
+
+FloatArray = npt.NDArray[np.float64]
+RIDGE = 1e-10
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class FilterPart:
+    """Dimensions in which signal and noise are uncorrelated; a filter is ``left @ diag(gain) @ right.T``.
+
+    Attributes
+    ----------
+    left, right : (n_units, n_dimensions) float64 arrays
+        ``right.T @ left`` is the identity.
+    ratio : (n_dimensions,) float64 array
+        Variance of the signal over that of a single trial's noise.
+    """
+
+    left: FloatArray
+    right: FloatArray
+    ratio: FloatArray
+
+
+def noise_cholesky(noise: FloatArray) -> FloatArray:
+    """Lower Cholesky factor of a noise covariance, with as small a ridge as it needs."""
+    n_units = len(noise)
+    scale = np.trace(noise) / n_units
+    ridge = 0.0
+    while True:
+        factor, failed = scipy.linalg.lapack.dpotrf(noise + ridge * scale * np.eye(n_units), lower=1, clean=1)
+        if not failed and np.diag(factor).min() ** 2 > ROUNDING * scale:
+            return np.asarray(factor)
+        ridge = max(10 * ridge, RIDGE)
+
+
+def signal_factor(signal: FloatArray) -> FloatArray:
+    """Factor F (n_units, rank) of the positive part of a covariance: F F' is the covariance with its negative eigenvalues set to 0."""
+    values, vectors = scipy.linalg.eigh(signal, driver="evd", check_finite=False)
+    kept = values > ROUNDING * max(values[-1], 0.0)
+    factor: FloatArray = vectors[:, kept] * np.sqrt(values[kept])
+    return factor
+
+
+def filter_part(signal: FloatArray, cholesky: FloatArray) -> FilterPart:
+    """Dimensions of a signal factor F and a noise covariance LL': eigenvectors of L^-1 F F' L^-T, from the Gram matrix of L^-1 F.
+
+    Parameters
+    ----------
+    signal : (n_units, rank) float64 array
+        As of `signal_factor`.
+    cholesky : (n_units, n_units) float64 array
+        As of `noise_cholesky`.
+    """
+    whitened = scipy.linalg.solve_triangular(cholesky, signal, lower=True, check_finite=False)
+    values, vectors = (
+        scipy.linalg.eigh(whitened.T @ whitened, driver="evd", check_finite=False) if signal.shape[1] else (np.ones(0), signal.T)
+    )
+    kept = values > ROUNDING * values[-1] if len(values) else np.zeros(0, bool)
+    rotation = vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1])
+    right = scipy.linalg.solve_triangular(cholesky, whitened @ rotation, lower=True, trans="T", check_finite=False)
+    return FilterPart(signal @ rotation, right, np.ascontiguousarray(values[kept][::-1]))
+
+
+def filter_parts(data: FloatArray, noise: FloatArray, cholesky: FloatArray, share: float, levels: Sequence[float]) -> list[FilterPart]:
+    """One part for each level of shrinkage of the covariance of condition means.
+
+    Parameters
+    ----------
+    data, noise : (n_units, n_units) float64 arrays
+        Covariance of condition means, not shrunken; of a single trial's noise.
+    cholesky : (n_units, n_units) float64 array
+        Factor of ``noise``.
+    share : float
+        What of the noise covariance is left in condition means.
+    levels : sequence of float
+        Levels of shrinkage.
+    """
+    return [filter_part(signal_factor(shrink(data, level) - share * noise), cholesky) for level in levels]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Sums of products over samples and units, from which the squared error of any mixture of filters follows.
+
+    Attributes
+    ----------
+    linear : (n_filters,) float64 array
+        Of each filter's output with the targets.
+    quadratic : (n_filters, n_filters) float64 array
+        Of the outputs with each other.
+    """
+
+    linear: FloatArray
+    quadratic: FloatArray
+
+    def __add__(self, other: Scores) -> Scores:
+        return Scores(self.linear + other.linear, self.quadratic + other.quadratic)
+
+    def gain(self, weights: FloatArray) -> float:
+        """Squared error that a mixture saves against predicting the mean."""
+        return float(2 * weights @ self.linear - weights @ self.quadratic @ weights)
+
+
+def score_filters(
+    parts: Sequence[FilterPart],
+    terms: FloatArray,
+    inputs: FloatArray,
+    targets: FloatArray,
+    counts: FloatArray,
+    weights: FloatArray,
+) -> Scores:
+    """Score every filter of every part.
+
+    The outputs are never formed: with z the input along a part's dimensions, sums over samples of products of outputs are quadratic
+    forms of the gains in (left' left) * (Z' Z), entry by entry.
+
+    Parameters
+    ----------
+    parts : sequence of FilterPart
+        The families.
+    terms : (n_terms, 2) float64 array
+        Power and a of the members of each family (see `conform_bids.psn.numerics.denoiser.gains`).
+    inputs, targets : (n_samples, n_units) float64 arrays
+        With independent errors; mean taken out.
+    counts : (n_samples,) float64 array
+        Trials that an input is worth.
+    weights : (n_samples,) float64 array
+        Weight of each sample.
+
+    Returns
+    -------
+    Scores
+        Filters part by part, in the order of the terms.
+    """
+    n_terms = len(terms)
+    linear = np.zeros(len(parts) * n_terms)
+    quadratic = np.zeros((len(linear), len(linear)))
+    one = np.c_[np.ones(n_terms), terms]
+    cross = {(i, j): parts[i].left.T @ parts[j].left for i in range(len(parts)) for j in range(i + 1)}
+    for count in np.unique(counts):
+        rows = counts == count
+        root = np.sqrt(weights[rows])[:, None]
+        projected = [(root * inputs[rows]) @ part.right for part in parts]
+        passed = [np.stack([gains(part.ratio, count, term[None]) for term in one]) for part in parts]
+        for i, part in enumerate(parts):
+            place = slice(i * n_terms, (i + 1) * n_terms)
+            linear[place] += passed[i] @ np.einsum("ij,ij->j", (root * targets[rows]) @ part.left, projected[i])
+            for j in range(i + 1):
+                block = passed[i] @ (cross[i, j] * (projected[i].T @ projected[j])) @ passed[j].T
+                other = slice(j * n_terms, (j + 1) * n_terms)
+                quadratic[place, other] += block
+                if j < i:
+                    quadratic[other, place] += block.T
+    return Scores(linear, quadratic)
+
+
+def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
+    """Non-negative weights of the filters with the least squared error, (n_filters,).
+
+    Parameters
+    ----------
+    scores : Scores
+        Of the filters.
+    ridge : float
+        Added to the diagonal, relative to its mean, so that nearly equal filters share their weight.
+    """
+    n_filters = len(scores.linear)
+    level = np.trace(scores.quadratic) / n_filters
+    if level <= 0:
+        return np.zeros(n_filters)
+    matrix = (scores.quadratic + scores.quadratic.T) / 2 + ridge * level * np.eye(n_filters)
+    upper = scipy.linalg.cholesky(matrix, check_finite=False)
+    target = scipy.linalg.solve_triangular(upper, scores.linear, trans="T", check_finite=False)
+    return np.asarray(scipy.optimize.nnls(upper, target, maxiter=100 * n_filters)[0])
