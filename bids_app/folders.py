@@ -6,19 +6,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bids_app.app import App
 from bids_app.config import RunConfig, derivative_paths
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.options import options_of, to_mapping
 
-__all__ = ["SETTINGS_RECORD", "app_work_dir", "check_folders", "check_output", "clean_work_dir", "make_work_dir", "settings_record"]
+if TYPE_CHECKING:
+    from conform_bids.jobs import Job
+
+__all__ = [
+    "SETTINGS_RECORD",
+    "app_work_dir",
+    "check_folders",
+    "check_output",
+    "clean_work_dir",
+    "former_files",
+    "make_work_dir",
+    "settings_record",
+]
 
 SETTINGS_RECORD = Path("logs") / "settings.json"
 _MARKER = ".conform-work-dir"
+_WITHIN_A_JOB = frozenset({"ses", "run", "stat", "desc", "hemi"})
+"""Entities in which the files of a job differ; ``ses`` goes with the scope of a fit."""
 
 
 def check_folders(config: RunConfig) -> None:
@@ -140,6 +154,52 @@ def clean_work_dir(config: RunConfig) -> None:
     if folder.is_symlink() or not (folder / _MARKER).is_file():
         raise UsageError(f"--clean-workdir: {folder} is not a work folder that {config.app} made; nothing was removed")
     shutil.rmtree(folder)
+
+
+def former_files(output_dir: Path, participant: str, jobs: Iterable[Job]) -> list[Path]:
+    """Files of earlier runs that belong to what some jobs will do again, figures included: what ``--overwrite`` removes first.
+
+    They share the entities of a file that the jobs declare, but for those in which the files of a job differ, and their session and run,
+    if any, are ones that the jobs read. A table that files of other jobs go by stays.
+    """
+    jobs = list(jobs)
+    declared = {output for job in jobs for output in job.outputs}
+    kinds = {_kind(entities) for output in declared if (entities := _entities(output))}
+    read = [entities for job in jobs for path in job.inputs if (entities := _entities(path.name))]
+    known = {key: {None, *(entities.get(key) for entities in read)} for key in ("ses", "run")}
+    former: dict[Path, dict[str, str]] = {}
+    others: set[tuple[str | None, frozenset[tuple[str, str]]]] = set()
+    for path in sorted((output_dir / f"sub-{participant}").rglob("*")):
+        entities = _entities(path.name) if path.is_file() and "log" not in path.relative_to(output_dir).parts else {}
+        if entities and _kind(entities) in kinds and all(entities.get(key) in labels for key, labels in known.items()):
+            former[path] = entities
+        elif entities:
+            others.add(_table_of(entities))
+    return [
+        path
+        for path, entities in former.items()
+        if "space" in entities or path.relative_to(output_dir).as_posix() in declared or _table_of(entities) not in others
+    ]
+
+
+def _entities(name: str) -> dict[str, str]:
+    """Entities of a file name; none where it is no BIDS name."""
+    from conform_bids.bids.names import parse_name
+
+    try:
+        return dict(parse_name(name).entities)
+    except ValueError:
+        return {}
+
+
+def _table_of(entities: Mapping[str, str]) -> tuple[str | None, frozenset[tuple[str, str]]]:
+    """What a file has in common with the tables that go with it, which have no space in their names."""
+    plain = {key: label for key, label in entities.items() if key not in ("space", "res", "den", "run", "stat", "desc", "hemi")}
+    return entities.get("desc"), frozenset(plain.items())
+
+
+def _kind(entities: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((key, label) for key, label in entities.items() if key not in _WITHIN_A_JOB)
 
 
 def _differences(made: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

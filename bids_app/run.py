@@ -144,6 +144,7 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
     if plan.jobs:
         write_root_files(app, config, dataset)
         write_logs(app, config, plan.jobs, provenance)
+        _remove_former(config, plan)
         try:
             outcome = _execute(app, config, resources, plan, failures)
             failures.update(outcome.failures)
@@ -162,6 +163,15 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
         completed += () if group_failure else ("group",)
     unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
     return _conclude(app, completed, failures, unfinished, interrupted)
+
+
+def _remove_former(config: RunConfig, plan: RunPlan) -> None:
+    """With ``--overwrite``, remove what is about to be made again, so that nothing of other settings stays beside it."""
+    from bids_app.folders import former_files
+
+    for participant, jobs in plan.jobs.items() if config.actions.overwrite else ():
+        for path in former_files(config.output_dir, participant, jobs):
+            path.unlink(missing_ok=True)
 
 
 def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, failures: dict[str, ParticipantFailure]) -> ExecutionOutcome:

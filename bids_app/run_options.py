@@ -183,7 +183,12 @@ class Actions:
     reports_only: bool = option(False, "Only make the reports anew, from what is in output_dir.", aliases=("--reports_only",), group=_ONCE)
     boilerplate_only: bool = option(False, "Only write the methods text, to output_dir/logs.", aliases=("--boilerplate_only",), group=_ONCE)
     clean_workdir: bool = option(False, "First remove what the app left in the work folder.", aliases=("--clean_workdir",), group=_ONCE)
-    overwrite: bool = option(False, "Write to an output_dir that was made with other settings or by another version.", group=_ONCE)
+    overwrite: bool = option(
+        False,
+        "Write to an output_dir that was made with other settings or by another version; what is there of the same tasks, spaces and "
+        "sessions is removed first.",
+        group=_ONCE,
+    )
 
     def __post_init__(self) -> None:
         validate(self)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 pytestmark = pytest.mark.slow
-MAP = "sub-01/func/sub-01_task-case_space-T1w_stat-effect_desc-fithrf_statmap.nii.gz"
+MAP = "sub-01/func/sub-01_task-case_space-T1w_stat-effect_desc-conform_statmap.nii.gz"
 
 
 def write_participant(root: Path, participant: str, make_dataset: Any, run_data: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_life_of_runs(dataset: Path, again_here: Callable[..., Any], run_app: 
     # what was deleted comes back, without a fit
     bytes_before = (first.output / MAP).read_bytes()
     (first.output / MAP).unlink()
-    table = next(first.output.rglob("*_desc-fithrf_trials.tsv"))
+    table = next(first.output.rglob("*_desc-conform_trials.tsv"))
     table.unlink()
     assert again_here().process.returncode == 0
     assert (first.output / MAP).read_bytes() == bytes_before
@@ -97,21 +97,25 @@ def test_a_life_of_runs(dataset: Path, again_here: Callable[..., Any], run_app: 
     changed = again_here()
     assert changed.process.returncode == 0, changed.process.stderr
     assert (first.output / MAP).read_bytes() != bytes_before
-    # --overwrite takes other settings
-    overwritten = again_here("--units", "raw", "--overwrite")
+    # --overwrite takes other settings, and leaves nothing of the former ones
+    overwritten = again_here("--model", "fithrf", "--units", "raw", "--overwrite")
     assert overwritten.process.returncode == 0, overwritten.process.stderr
-    assert json.loads((first.output / MAP.replace(".nii.gz", ".json")).read_text())["Units"] == "arbitrary"
+    fithrf = first.output / MAP.replace("conform", "fithrf")
+    assert json.loads(fithrf.with_name(fithrf.name.replace(".nii.gz", ".json")).read_text())["Units"] == "arbitrary"
+    assert not [path for path in first.output.rglob("*conform*") if "desc-conform" in path.name]
+    assert list((first.output / "sub-01" / "figures").glob("*desc-fithrf_*"))
     assert not list(first.output.rglob("*.conform-*"))
 
 
 def test_changed_events_are_read_again(dataset: Path, again_here: Callable[..., Any]) -> None:
     first = again_here("--model", "fithrf")
     assert first.process.returncode == 0, first.process.stderr
-    before = (first.output / MAP).read_bytes()
+    changing = first.output / MAP.replace("conform", "fithrf")
+    before = changing.read_bytes()
     events = next(dataset.rglob("*_run-2_events.tsv"))
     events.write_text(events.read_text().replace("\n4.0\t", "\n6.0\t"))
     assert again_here("--model", "fithrf").process.returncode == 0
-    assert (first.output / MAP).read_bytes() != before
+    assert changing.read_bytes() != before
     assert "\t6.0\t" in next(first.output.rglob("*_trials.tsv")).read_text()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.scores import odd_even_reliability
 
 HOSTILE = "<script>alert('x')</script>"
+PLOTS = ("timing", "trials", "collinearity", "hrf", "pcs", "fraction", "reliability", "repeats", "runs", "drift")
+N_FIGURES = len(PLOTS) + 11
 ABOUT = {"conform-glm": "9.9.9", "Run": "now"}
 FOREIGN_COLUMNS = {"session", "run", "task", "subject", "space"}
 
@@ -70,6 +73,22 @@ def make_trials(condition, run, session=None):
     return pd.DataFrame({**columns, "flag": "n/a"}), timing
 
 
+def make_series(n_runs, n_units, n_volumes=24):
+    """Runs whose first unit is constant and whose second is zero, with a temporal SNR of 100."""
+    rng = np.random.default_rng(1)
+    series = [1000 + 10 * rng.standard_normal((n_volumes, n_units)).astype(np.float32) for _ in range(n_runs)]
+    for run in series:
+        run[:, 0], run[:, 1] = 7, 0
+    return tuple(series)
+
+
+def with_confounds(timing, folder):
+    """The runs with a table of confounds each, a quarter of whose volumes moved by 1 mm."""
+    table = pd.DataFrame({"framewise_displacement": ["n/a", *([0.1, 0.1, 1.0, 0.1] * 6)[:23]], "std_dvars": ["n/a", *[1.2] * 23]})
+    table.to_csv(folder / "confounds.tsv", sep="\t", index=False)
+    return tuple(replace(run, confounds=folder / "confounds.tsv") for run in timing)
+
+
 def half_slice():
     mask = np.zeros((20, 12, 1), bool)
     mask[2:18, 1:10] = True
@@ -82,7 +101,10 @@ def draw(output, results, space=None, session=None, **changes):
     folder = results / "_".join(entities.values())
     condition, run = make_result(folder, space.n_units)
     trials, timing = make_trials(condition, run, session)
-    context = FigureContext(entities, timing, (("onset outside of the run", "events.tsv:3"),), ("a warning",), 0.2)
+    trials.loc[[3, 9], "flag"] = "cannot be told from others"
+    series = make_series(len(timing), space.n_units)
+    aside = (("onset outside of the run", "events.tsv:3"),)
+    context = FigureContext(entities, with_confounds(timing, folder), aside, ("a warning",), series)
     return draw_figures(folder, space, trials, GLMSettings(), context, output), folder, trials
 
 
@@ -101,9 +123,14 @@ def test_draws_every_figure_under_a_bids_name(output, results):
     assert all(path.is_file() for path in files)
     names = {path.name.removeprefix("sub-01_task-x_space-T1w_") for path in files}
     assert names == {
-        *(f"desc-{plot}_bold.svg" for plot in ("timing", "trials", "hrf", "pcs", "fraction", "reliability", "runs")),
+        *(f"desc-{plot}_bold.svg" for plot in PLOTS),
         *(f"stat-{stat}_desc-{model}_statmap.png" for stat in ("rsquared", "noiseceiling") for model in ("fithrf", "fithrfdenoiserr")),
         "stat-rsquared_desc-onoff_statmap.png",
+        "stat-reliability_desc-fithrfdenoiserr_statmap.png",
+        "stat-hrfpeak_desc-fithrfdenoiserr_statmap.png",
+        "stat-fraction_desc-fithrfdenoiserr_statmap.png",
+        "stat-tsnr_desc-preproc_statmap.png",
+        "desc-setaside_statmap.png",
         "desc-noisepool_statmap.png",
         "desc-glm_metrics.tsv",
         "desc-glm_metrics.json",
@@ -130,7 +157,7 @@ def test_page_holds_everything_and_escapes_trial_types(output, results):
     (page,) = write_participant_report("01", output, GLMSettings(), ABOUT, ["it <b>broke</b>"], 4)
     text = page.read_text(encoding="utf-8")
     assert page == output / "sub-01.html" and "<script" not in text and "&lt;script&gt;" in text and "<b>" not in text
-    assert text.count("<img ") == 13 and "figure is missing" not in text
+    assert text.count("<img ") == N_FIGURES and "figure is missing" not in text
     for words in (
         "Design and timing",
         "Task x · space-T1w",
@@ -164,7 +191,7 @@ def test_many_sessions_have_pages_of_their_own(output, results):
     pages = write_participant_report("01", output, GLMSettings(), ABOUT, [], 2)
     assert [path.name for path in pages] == ["sub-01.html", "sub-01_ses-1.html", "sub-01_ses-2.html", "sub-01_ses-10.html"]
     assert 'href="sub-01_ses-10.html"' in pages[0].read_text(encoding="utf-8") and "<img" not in pages[0].read_text(encoding="utf-8")
-    assert pages[3].read_text(encoding="utf-8").count("<img ") == 13
+    assert pages[3].read_text(encoding="utf-8").count("<img ") == N_FIGURES
 
 
 def test_surfaces_without_repeats_or_thresholds(output, results):
