@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from conform_bids.psn.numerics.calibrated import fit_calibrated
+from conform_bids.psn.numerics.crossvalidated import fit_crossvalidated
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.gsn import estimate_signal_noise
 from conform_bids.psn.numerics.presets import PRESETS, compare_bases, complete_means, fit_projection, fit_wiener
@@ -122,6 +124,10 @@ METHODS: dict[str, Callable[[Trials], Denoiser]] = {
     "aggressive": _project("aggressive"),
     "compare": lambda trials: compare_bases(trials, estimate_signal_noise(trials)).denoiser,
     "wiener": lambda trials: fit_wiener(trials, estimate_signal_noise(trials)),
+    "crossvalidated": lambda trials: fit_crossvalidated(trials).denoiser,
+    "crossvalidated unit": lambda trials: fit_crossvalidated(trials, level="unit").denoiser,
+    "calibrated": lambda trials: fit_calibrated(trials).denoiser,
+    "calibrated unit": lambda trials: fit_calibrated(trials, level="unit").denoiser,
     "stacked": lambda trials: fit_stacked(trials).denoiser,
     "small": lambda trials: fit_stacked(trials, StackedOptions(level_steps=(0.0,))).denoiser,
 }
@@ -186,11 +192,10 @@ def main() -> None:
     overall = np.concatenate(results)
     print("| mean |", " | ".join(f"{error:.3f}/{r:.3f}" for error, r, _ in overall.mean(axis=0)), "|")
     print("| CPU s |", " | ".join(f"{seconds:.2f}" for _, _, seconds in overall.mean(axis=0)), "|")
+    last = options.methods[-1]
     for index, method in enumerate(options.methods[:-1]):
         difference = overall[:, -1, 0] - overall[:, index, 0]
-        print(
-            f"{options.methods[-1]} has less error than {method} in {int((difference < 0).sum())} of {len(difference)}, worst {difference.max():+.3f}"
-        )
+        print(f"{last} has less error than {method} in {int((difference < 0).sum())} of {len(difference)}, worst {difference.max():+.3f}")
 
 
 if __name__ == "__main__":

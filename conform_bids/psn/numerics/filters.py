@@ -187,4 +187,7 @@ def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
     matrix = (scores.quadratic + scores.quadratic.T) / 2 + ridge * level * np.eye(n_filters)
     upper = scipy.linalg.cholesky(matrix, check_finite=False)
     target = scipy.linalg.solve_triangular(upper, scores.linear, trans="T", check_finite=False)
-    return np.asarray(scipy.optimize.nnls(upper, target, maxiter=100 * n_filters)[0])
+    weights = np.asarray(scipy.optimize.nnls(upper, target, maxiter=100 * n_filters)[0])
+    size = float(weights @ scores.quadratic @ weights)
+    # the ridge must not take amplitude: where signal is strong, a thousandth of it is more than all noise
+    return weights * (float(weights @ scores.linear) / size) if size > 0 else weights

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.errors import UnusableInputError
+from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.psn.numerics.moments import Moments, complete_moments, pairwise_moments
 from conform_bids.psn.numerics.spectral import positive_part
 from conform_bids.psn.numerics.trials import Trials
@@ -23,6 +23,7 @@ __all__ = ["SignalNoise", "SignalNoiseOptions", "estimate_signal_noise"]
 FloatArray = npt.NDArray[np.float64]
 STOP_CORRELATION = 0.999
 MAX_ITERATIONS = 100
+MISSING = ("drop", "pairwise", "all")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class SignalNoiseOptions:
         Choose levels of shrinkage; otherwise covariances stay as they are (level 1).
     missing : str
         ``drop``: a trial counts only when it has all units, and condition means take equally many trials; ``pairwise``: every pair of
-        units uses the trials that both have.
+        units uses the trials that both have; ``all``: as ``drop``, but condition means take all their trials, and their mean share of
+        noise is taken out.
     """
 
     shrinkage: bool = True
@@ -102,6 +104,8 @@ def estimate_signal_noise(trials: Trials, options: SignalNoiseOptions | None = N
     ------
     UnusableInputError
         If too few conditions repeat.
+    UsageError
+        If the rule for missing units is unknown.
 
     References
     ----------
@@ -109,11 +113,13 @@ def estimate_signal_noise(trials: Trials, options: SignalNoiseOptions | None = N
     neural responses through generative modeling. bioRxiv, doi:10.1101/2024.04.22.590510.
     """
     chosen = options or SignalNoiseOptions()
+    if chosen.missing not in MISSING:
+        raise UsageError(f"missing units: no rule {chosen.missing!r}; there are {', '.join(MISSING)}")
     if chosen.missing == "pairwise" and not trials.is_complete:
         moments = pairwise_moments(trials, shrinkage=chosen.shrinkage)
     else:
         _require_repeats(trials)
-        moments = complete_moments(trials.only_complete(), shrinkage=chosen.shrinkage)
+        moments = complete_moments(trials.only_complete(), shrinkage=chosen.shrinkage, use_all=chosen.missing == "all")
     return _make_consistent(trials.n_conditions, moments)
 
 

@@ -48,22 +48,25 @@ def split_for_likelihood(n_conditions: int) -> tuple[IntArray, IntArray]:
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 
-def noise_factor(trials: Trials) -> FloatArray:
+def noise_factor(trials: Trials, *, pooled: bool = False) -> FloatArray:
     """Matrix whose ``factor.T @ factor`` is the mean, over conditions with two trials or more, of their unbiased noise covariance.
 
-    Every condition counts the same, however many trials it has. Trials have to be complete.
+    Every condition counts the same, however many trials it has, or by its degrees of freedom if ``pooled``. Trials have to be complete.
     """
     repeated = trials.counts >= 2
     kept = repeated[trials.condition]
     counts = trials.counts[trials.condition[kept]]
+    if pooled:
+        return trials.residuals()[kept] / np.sqrt(max(int((trials.counts - 1).sum()), 1))
     return trials.residuals()[kept] / np.sqrt((counts - 1) * repeated.sum())[:, None]
 
 
-def choose_noise_level(trials: Trials) -> ShrinkageChoice:
+def choose_noise_level(trials: Trials, *, pooled: bool = False) -> ShrinkageChoice:
     """Level for the noise covariance, held out by condition; trials have to be complete."""
     train, held_out = split_for_likelihood(trials.n_conditions)
     rest = trials.select_conditions(held_out)
-    return choose_shrinkage(noise_factor(trials.select_conditions(train)), rest.residuals()[(rest.counts >= 2)[rest.condition]])
+    samples = rest.residuals()[(rest.counts >= 2)[rest.condition]]
+    return choose_shrinkage(noise_factor(trials.select_conditions(train), pooled=pooled), samples)
 
 
 def choose_data_level(means: FloatArray) -> ShrinkageChoice:
@@ -73,14 +76,18 @@ def choose_data_level(means: FloatArray) -> ShrinkageChoice:
     return choose_shrinkage((means[train] - centre) / np.sqrt(max(len(train) - 1, 1)), means[held_out] - centre)
 
 
-def complete_moments(trials: Trials, *, shrinkage: bool) -> Moments:
-    """Moments of trials without missing units; with uneven numbers, means take as many trials as the rarest condition has."""
+def complete_moments(trials: Trials, *, shrinkage: bool, use_all: bool = False) -> Moments:
+    """Moments of trials without missing units.
+
+    With uneven numbers of trials, means take as many as the rarest condition has, and conditions count equally for the noise; with
+    ``use_all`` means take all, and the noise is pooled by degrees of freedom.
+    """
     smallest = int(trials.counts.min())
     even = smallest == int(trials.counts.max())
-    means = trials.means if even else _equal_means(trials, smallest)
-    noise_choice = choose_noise_level(trials) if shrinkage else None
+    means = trials.means if even or use_all else _equal_means(trials, smallest)
+    noise_choice = choose_noise_level(trials, pooled=use_all) if shrinkage else None
     data_choice = choose_data_level(means) if shrinkage else None
-    factor, centred = noise_factor(trials), means - means.mean(axis=0)
+    factor, centred = noise_factor(trials, pooled=use_all), means - means.mean(axis=0)
     noise = factor.T @ factor
     data = centred.T @ centred / (len(means) - 1)
     repeated = trials.counts[trials.counts >= 2]
@@ -88,7 +95,7 @@ def complete_moments(trials: Trials, *, shrinkage: bool) -> Moments:
         noise=shrink(noise, noise_choice.level) if noise_choice else noise,
         data=shrink(data, data_choice.level) if data_choice else data,
         means=means,
-        noise_share=1.0 / smallest,
+        noise_share=float(np.mean(1.0 / trials.counts)) if use_all else 1.0 / smallest,
         n_averaged=max(float(repeated.sum()) / trials.n_conditions, 1.0),
         noise_choice=noise_choice,
         data_choice=data_choice,

@@ -14,14 +14,24 @@ from conform_bids.numerics.scores import correlate_columns
 from conform_bids.psn.numerics.bases import Basis, make_basis
 from conform_bids.psn.numerics.denoiser import Component, Denoiser
 from conform_bids.psn.numerics.gsn import SignalNoise
+from conform_bids.psn.numerics.levels import THRESHOLD_LEVELS, group_mean
 from conform_bids.psn.numerics.thresholds import ThresholdRule, choose_dimensions, recovery_curve
 from conform_bids.psn.numerics.trials import Trials
 
-__all__ = ["PRESETS", "ProjectionOptions", "ProjectionResult", "compare_bases", "filtered_variances", "fit_projection", "fit_wiener"]
+__all__ = [
+    "PRESETS",
+    "ProjectionOptions",
+    "ProjectionResult",
+    "compare_bases",
+    "complete_means",
+    "filtered_variances",
+    "fit_projection",
+    "fit_wiener",
+    "truncated",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
-LEVELS_OF_THRESHOLD = ("population", "unit", "group")
 RIDGE = 1e-10
 """Of the mean variance; added where a covariance is inverted."""
 
@@ -51,8 +61,8 @@ class ProjectionOptions:
     groups: IntArray | None = None
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS_OF_THRESHOLD:
-            raise UsageError(f"no threshold level {self.level!r}; there are {', '.join(LEVELS_OF_THRESHOLD)}")
+        if self.level not in THRESHOLD_LEVELS:
+            raise UsageError(f"no threshold level {self.level!r}; there are {', '.join(THRESHOLD_LEVELS)}")
         if self.level == "group" and self.groups is None:
             raise UsageError("threshold level group needs the group of each unit")
         if self.level != "population" and self.rule.criterion == "variance_eigenvalues":
@@ -124,7 +134,7 @@ def fit_projection(trials: Trials, model: SignalNoise, options: ProjectionOption
     signal = weight * basis.signal
     recovery = recovery_curve(signal, weight * basis.noise, model.n_averaged)
     if options.level == "group" and not _is_global(options):
-        signal, recovery = _group_mean(signal, options.groups), _group_mean(recovery, options.groups)
+        signal, recovery = group_mean(signal, options.groups), group_mean(recovery, options.groups)
     n_dimensions = choose_dimensions(options.rule, signal, recovery, basis.eigenvalues)
     mean = means.mean(axis=0)
     denoiser = Denoiser(mean, (truncated(basis.vectors, n_dimensions),), model.n_averaged)
@@ -135,17 +145,6 @@ def fit_projection(trials: Trials, model: SignalNoise, options: ProjectionOption
 def _is_global(options: ProjectionOptions) -> bool:
     """One threshold for all units; a single allowed number is the same for all."""
     return options.level == "population" or len(options.rule.allowed) == 1
-
-
-def _group_mean(curves: FloatArray, groups: IntArray | None) -> FloatArray:
-    """Give each unit the mean curve of its group."""
-    code, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)[1:]
-    if code.shape != (len(curves),):
-        raise UsageError(f"{len(curves)} units need one group each, got {len(code)}")
-    sums = np.zeros((len(counts), curves.shape[1]))
-    np.add.at(sums, code, curves)
-    means: FloatArray = (sums / counts[:, None])[code]
-    return means
 
 
 def truncated(vectors: FloatArray, n_dimensions: IntArray) -> Component:

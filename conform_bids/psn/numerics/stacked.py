@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 SPLIT = 0.5
 """Variance of the noise that is added, over that of a condition's mean: 1 is leaving out half of the trials, less is noisier scores."""
-A_GRID: FloatArray = 2.0 ** np.arange(-1, 10)
+A_GRID = tuple(2.0**step for step in range(-1, 10))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     """
     chosen = options or StackedOptions()
     data = standardise(trials)
-    noise_level = choose_noise_level(data.trials).level
+    noise_level = choose_noise_level(data.trials, pooled=True).level
     best = choose_data_level(data.means).level
     levels = tuple(dict.fromkeys(float(np.clip(best + step, 0.0, 1.0)) for step in chosen.level_steps))
     terms = np.array([(power, a) for power in chosen.powers for a in A_GRID])
