@@ -72,11 +72,11 @@ def _lagged_sums_by_lag(nuisance: FloatArray, n_lags: int) -> FloatArray:
     n_volumes = len(nuisance)
     projector = np.eye(n_volumes) - nuisance @ nuisance.T
     result = np.zeros((n_lags + 1, n_volumes))
+    offsets = (np.arange(n_volumes)[None, :] - np.arange(n_volumes)[:, None] + n_volumes - 1).ravel()
     for row in range(min(n_lags + 1, n_volumes)):
         seen = projector[:, : n_volumes - row] @ projector[row:, :]
-        seen = seen + seen.T
-        for column in range(n_volumes):
-            result[row, column] = np.trace(seen, offset=column) / (2 if column == 0 else 1)
+        by_offset = np.bincount(offsets, weights=seen.ravel(), minlength=2 * n_volumes - 1)
+        result[row] = by_offset[n_volumes - 1 :] + np.append(0.0, by_offset[: n_volumes - 1][::-1])
     return result / max(n_volumes - nuisance.shape[1], 1)
 
 
