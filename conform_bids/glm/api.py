@@ -16,7 +16,15 @@ import pandas as pd
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library, read_hrf_table
 from conform_bids.bids.trials import TRIAL_COLUMNS
 from conform_bids.errors import ConformError
-from conform_bids.glm.arrays import Timing, build_array_design, read_bold_arrays, read_confound_arrays, read_event_frames
+from conform_bids.glm.arrays import (
+    Timing,
+    build_array_design,
+    build_trials,
+    read_bold_arrays,
+    read_confound_arrays,
+    read_event_frames,
+    split_nuisance,
+)
 from conform_bids.glm.files import Plan
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.glm.single_trials import SingleTrialFit, collect_fit
@@ -25,8 +33,10 @@ from conform_bids.options import from_mapping
 
 __all__ = ["fit_single_trials"]
 
-_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "nuisance_events", "fit_scope", "session_groups"})
+_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "fit_scope", "session_groups"})
 """Settings of the app about files, or which events of a file are used: of a data frame the caller decides."""
+_TAKEN = frozenset({"model", "confounds", "split", "cv_folds", "nuisance_events", "condition_column", "hrf_library", "assumed_hrf"})
+"""Settings that have a keyword of their own, or a column of the events."""
 
 
 def fit_single_trials(
@@ -41,6 +51,7 @@ def fit_single_trials(
     cv_folds: Sequence[Sequence[int]] | None = None,
     condition_column: str | None = None,
     stimulus_duration: float | None = None,
+    nuisance_events: Sequence[str] = (),
     hrf_library: HRFLibrary | npt.ArrayLike | str | os.PathLike[str] | None = None,
     assumed_hrf: HRFLibrary | npt.ArrayLike | str | os.PathLike[str] | None = None,
     whiten: str = "auto",
@@ -84,6 +95,8 @@ def fit_single_trials(
         Runs, counted from 0, that each cross-validation fold leaves out (default: one run a fold).
     stimulus_duration : float
         Seconds, in place of the events' durations.
+    nuisance_events : sequence of str
+        Values of trial_type that are modelled, one regressor each a run, and get no beta (button presses and the like).
     hrf_library, assumed_hrf : HRFLibrary, array or path
         HRFs to choose from, and the one of assumehrf and the on/off model. An array is (samples, HRFs), sampled at the repetition
         time and convolved with the stimulus already, as GLMsingle's ``hrflibrary``; a path is a table as of ``--hrf-library``.
@@ -157,12 +170,13 @@ def fit_single_trials(
         polynomial_degree=polynomial_degree,
         stimulus_duration=stimulus_duration,
     )
-    trials = read_event_frames(events, timing, condition_column, stimulus_duration)
-    regressors = read_confound_arrays(confounds, timing)
     library = _library(hrf_library, timing.repetition_time, "hrf_library") or load_default_library()
     assumed = _library(assumed_hrf, timing.repetition_time, "assumed_hrf", single=True) or load_default_assumed_hrf()
+    frames, nuisance = split_nuisance(read_event_frames(events, timing), tuple(nuisance_events), timing, assumed, compat=compat)
+    regressors = [np.column_stack(columns) for columns in zip(read_confound_arrays(confounds, timing), nuisance, strict=True)]
+    trials = build_trials(frames, timing, condition_column, stimulus_duration)
     design, trials = build_array_design(
-        trials, timing, regressors, assumed, sessions=sessions, cv_folds=cv_folds, degree=polynomial_degree, compat=compat
+        trials, timing, tuple(regressors), assumed, sessions=sessions, cv_folds=cv_folds, degree=polynomial_degree, compat=compat
     )
     plan = Plan("array", {}, "nifti", (), settings.model, settings, int(seed), Path())
     compute = Compute(_device(device), _threads(n_threads), memory_gb * 1e9)
@@ -178,7 +192,7 @@ def fit_single_trials(
 
 def _settings(models: Sequence[str] | str, options: Mapping[str, Any], **named: Any) -> GLMSettings:
     """Settings of the app; its messages, which speak of flags, are turned to speak of keywords."""
-    known = {entry.name for entry in fields(GLMSettings)} - _NOT_FOR_ARRAYS - {"model", "confounds", "split", "cv_folds"}
+    known = {entry.name for entry in fields(GLMSettings)} - _NOT_FOR_ARRAYS - _TAKEN
     for name in options:
         if name not in known:
             raise TypeError(f"fit_single_trials() has no option {name!r}; those of the model are {', '.join(sorted(known))}")

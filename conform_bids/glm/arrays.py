@@ -20,7 +20,15 @@ from conform_bids.numerics.folds import leave_one_run_out
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
 
-__all__ = ["Timing", "build_array_design", "read_bold_arrays", "read_confound_arrays", "read_event_frames"]
+__all__ = [
+    "Timing",
+    "build_array_design",
+    "build_trials",
+    "read_bold_arrays",
+    "read_confound_arrays",
+    "read_event_frames",
+    "split_nuisance",
+]
 
 FloatArray = npt.NDArray[np.float64]
 _CONDITION_COLUMNS = ("stim_id", "stim_file", "trial_type")
@@ -119,13 +127,63 @@ def _refuse_unusable(runs: Sequence[npt.NDArray[np.float32]]) -> None:
             raise ValueError(f"{name} cannot be fitted: every unit is constant")
 
 
-def read_event_frames(events: Any, timing: Timing, condition_column: str | None, stimulus_duration: float | None) -> pd.DataFrame:
+def read_event_frames(events: Any, timing: Timing) -> list[pd.DataFrame]:
+    """One table of events a run, from data frames or mappings of columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When there is not one a run, or it is no table.
+    """
+    given = list(events) if isinstance(events, list | tuple) else [events]
+    if len(given) != len(timing.lengths):
+        raise ValueError(f"bold has {len(timing.lengths)} runs and events {len(given)}; give one table of events a run")
+    return [_frame(table, _name("events", index, len(given))) for index, table in enumerate(given)]
+
+
+def split_nuisance(
+    frames: Sequence[pd.DataFrame], types: Sequence[str], timing: Timing, assumed: HRFLibrary, *, compat: bool
+) -> tuple[list[pd.DataFrame], list[FloatArray]]:
+    """Events that get betas, and for each run the regressors of those that do not, (volumes, types that the run has).
+
+    Parameters
+    ----------
+    types : sequence of str
+        Values of ``trial_type`` that are modelled as nuisance, with the assumed HRF.
+
+    Raises
+    ------
+    ValueError
+        When no event is of one of the types, or one of them has a fault.
+    """
+    regressors = [np.zeros((length, 0)) for length in timing.lengths]
+    there = {str(name) for frame in frames if "trial_type" in frame for name in frame["trial_type"].dropna()}
+    for name in types:
+        if name not in there:
+            raise ValueError(f"nuisance_events: no event has the trial_type {name!r}; there are {', '.join(sorted(there)) or 'none'}")
+    if not types:
+        return list(frames), regressors
+    kept = []
+    for run, frame in enumerate(frames):
+        chosen = frame["trial_type"].isin(list(types)) if "trial_type" in frame else pd.Series(False, frame.index)
+        kept.append(frame[~chosen])
+        nuisance = _check_events(frame[chosen], _name("events", run, len(frames)), "trial_type", timing, run, None)
+        times = np.arange(timing.lengths[run]) * timing.repetition_time + (0.0 if compat else timing.start_times[run])
+        for _, rows in nuisance.groupby("trial_type"):
+            responses = [response_at(assumed, duration, times - onset)[:, 0] for onset, duration in rows[["onset", "duration"]].to_numpy()]
+            regressors[run] = np.column_stack([regressors[run], np.sum(responses, axis=0)])
+    return kept, regressors
+
+
+def build_trials(
+    frames: Sequence[pd.DataFrame], timing: Timing, condition_column: str | None = None, stimulus_duration: float | None = None
+) -> pd.DataFrame:
     """Trial table of the fit: rows in order of time, with the run's index as ``run_index`` and the events' other columns at the end.
 
     Parameters
     ----------
-    events : DataFrame (or mapping of columns), or a sequence of them, one a run
-        Columns ``onset`` and ``duration`` (s), the condition's, and optionally ``split``.
+    frames : sequence of DataFrame
+        Of each run: columns ``onset`` and ``duration`` (s), the condition's, and optionally ``split``; the index is the row.
     timing : Timing
         Of the runs.
     condition_column : str or None
@@ -138,15 +196,10 @@ def read_event_frames(events: Any, timing: Timing, condition_column: str | None,
     TypeError, ValueError
         Naming run and row.
     """
-    given = list(events) if isinstance(events, list | tuple) else [events]
-    if len(given) != len(timing.lengths):
-        raise ValueError(f"bold has {len(timing.lengths)} runs and events {len(given)}; give one table of events a run")
-    names = [_name("events", index, len(given)) for index in range(len(given))]
-    frames = [_frame(table, name) for table, name in zip(given, names, strict=True)]
     column = _condition_column(frames, condition_column)
     parts = []
-    for index, (frame, name) in enumerate(zip(frames, names, strict=True)):
-        part = _check_events(frame, name, column, timing, index, stimulus_duration)
+    for index, frame in enumerate(frames):
+        part = _check_events(frame, _name("events", index, len(frames)), column, timing, index, stimulus_duration)
         part.insert(0, "run_index", index)
         part["flag"] = np.where(part["onset"] + RESPONSE_PEAK_S > timing.end(index), CUT_OFF, "n/a")
         parts.append(part.sort_values("onset", kind="stable"))
@@ -187,6 +240,7 @@ def _check_events(frame: pd.DataFrame, name: str, column: str, timing: Timing, r
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}: the column {key} is not numbers of seconds ({error})") from error
     onset, duration = numbers["onset"], numbers["duration"]
+    rows, frame = frame.index.to_numpy(), frame.reset_index(drop=True)
     condition = frame[column]
     split = frame["split"].where(frame["split"].notna(), "n/a").astype(str) if "split" in frame.columns else pd.Series("n/a", frame.index)
     faults = (
@@ -204,7 +258,7 @@ def _check_events(frame: pd.DataFrame, name: str, column: str, timing: Timing, r
         if faulty.any():
             row, count = int(np.argmax(faulty)), int(faulty.sum())
             others = f" (and {count - 1} more such rows)" if count > 1 else ""
-            raise ValueError(f"{name}, row {row}: {tell(row)}{others}")
+            raise ValueError(f"{name}, row {rows[row]}: {tell(row)}{others}")
     result = pd.DataFrame({"onset": onset, "duration": duration, "stim_id": condition.astype(str), "split": split})
     result["trial_type"] = frame["trial_type"].where(frame["trial_type"].notna(), "n/a").astype(str) if "trial_type" in frame else "n/a"
     return pd.concat([result, frame.drop(columns=[key for key in frame if key in TRIAL_COLUMNS or key == "run_index"])], axis=1)

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conform_bids.bids.hrf_tables import load_default_assumed_hrf
 from conform_bids.glm import HRFLibrary, SingleTrialFit, api, fit_single_trials
+from conform_bids.numerics.hrf import response_at
 
 MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")
 TYPES = {"fithrf": "typeb", "fithrfdenoise": "typec", "fithrfdenoiserr": "typed"}
@@ -204,6 +206,24 @@ def test_confounds_are_taken_out(small: tuple) -> None:
     ignored = fit_single_trials(moved, events, 2.0, models="fithrf", units="raw", n_threads=1)
     assert correlate(dirty.betas, clean.betas).min() > 0.9999
     assert np.median(correlate(ignored.betas, clean.betas)) < 0.95
+
+
+def test_nuisance_events_are_modelled_and_get_no_beta(small: tuple) -> None:
+    bold, events = small
+    presses = [pd.DataFrame({"onset": np.arange(5.0, 280, 11.3), "duration": 0.1, "trial_type": "press"}) for _ in bold]
+    frames = np.arange(150) * 2.0
+    evoked = [response_at(load_default_assumed_hrf(), 0.1, frames[:, None] - t["onset"].to_numpy())[..., 0].sum(1) for t in presses]
+    pressed = [run + 40 * response[:, None] for run, response in zip(bold, evoked, strict=True)]
+    both = [pd.concat(tables) for tables in zip(presses, events, strict=True)]
+    options = {"models": "fithrf", "units": "raw", "n_threads": 1}
+    modelled = fit_single_trials(pressed, both, 2.0, nuisance_events=["press"], **options)
+    clean = fit_single_trials(bold, events, 2.0, confounds=evoked, **options)
+    ignored = fit_single_trials(pressed, events, 2.0, **options)
+    assert modelled.trials["trial_type"].tolist() == clean.trials["trial_type"].tolist()
+    assert correlate(modelled.betas, clean.betas).min() > 0.9999
+    assert np.median(correlate(ignored.betas, clean.betas)) < 0.95
+    with pytest.raises(ValueError, match="no event has the trial_type 'pres'; there are c0"):
+        fit_single_trials(bold, events, 2.0, nuisance_events=["pres"])
 
 
 def test_trial_table_is_chronological_and_keeps_own_columns(small: tuple) -> None:
