@@ -120,27 +120,33 @@ class DrawFigures(ConformInterface):
         loaded = read_loaded(list(paths.values()))
         result_dir = Path(next(path for path in self.inputs.results if path.endswith("summary.json"))).parent
         files = draw_figures(
-            result_dir, load_space(paths["space.npz"]), loaded.trials, plan.settings, _figure_context(plan, loaded), plan.output_dir
+            result_dir,
+            load_space(paths["space.npz"]),
+            loaded.trials,
+            plan.settings,
+            _figure_context(plan, loaded, result_dir),
+            plan.output_dir,
         )
         return {"files": [str(path) for path in files]}
 
 
-def _figure_context(plan: Plan, loaded: LoadedFit) -> FigureContext:
+def _figure_context(plan: Plan, loaded: LoadedFit, result_dir: Path) -> FigureContext:
     """What the figures need to know beside arrays and trials."""
-    from conform_bids.bids.confounds import mean_framewise_displacement
+    import numpy as np
+
     from conform_bids.glm.report import FigureContext, RunTiming
 
     runs = tuple(
-        RunTiming(run.session, run.run, length, loaded.design.tr, 0.0 if plan.settings.compat else run.start_time)
+        RunTiming(run.session, run.run, length, loaded.design.tr, 0.0 if plan.settings.compat else run.start_time, run.confounds)
         for run, length in zip(plan.runs, loaded.design.run_lengths, strict=True)
     )
     aside = loaded.set_aside
     reasons = zip(aside["reason"], aside["file"], aside["line"], strict=True) if len(aside) else ()
-    displacement = [mean_framewise_displacement(run.confounds) for run in plan.runs if run.confounds is not None]
-    known = [value for value in displacement if value is not None]
     return FigureContext(
         entities=plan.entities,
         runs=runs,
         trials_set_aside=tuple((str(reason), f"{file}:{line}") for reason, file, line in reasons),
-        mean_framewise_displacement=sum(known) / len(known) if known else None,
+        series=tuple(loaded.runs),
+        regressors=tuple(loaded.design.user_regressors(run) for run in range(loaded.design.n_runs)),
+        near_zero=np.load(result_dir / "near_zero.npy") if (result_dir / "near_zero.npy").exists() else None,
     )

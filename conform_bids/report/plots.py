@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from conform_bids.report.style import ACCENT, FAINT, INK, MUTED, PALETTE, finish_axes, new_figure, short_label, sparse_ticks
+from conform_bids.report.outliers import beyond_fences
+from conform_bids.report.style import ACCENT, FAINT, INK, MUTED, PALETTE, finish_axes, new_figure, short_label
 
 __all__ = [
-    "plot_boxes",
     "plot_curve",
     "plot_curves_by_share",
     "plot_distributions",
@@ -70,12 +70,40 @@ def plot_histogram(
 
 
 def plot_curve(
-    x: ArrayLike, y: ArrayLike, path: Path, *, xlabel: str, ylabel: str, title: str = "", chosen: float | None = None, note: str = ""
+    x: ArrayLike,
+    y: ArrayLike,
+    path: Path,
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    chosen: float | None = None,
+    note: str = "",
+    band: ArrayLike | None = None,
+    remark: str = "",
 ) -> Path:
-    """Curve over whole numbers, with the choice marked by a line and its value."""
+    """Curve over whole numbers, with the choice marked by a line and its value.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        Whole numbers, and the values.
+    chosen : float, optional
+        Where the line is drawn, with ``note`` behind its number.
+    band : array_like, shape (n,), optional
+        Standard error of ``y``, drawn above and below it.
+    remark : str
+        Written over the plot, at the right.
+    """
     abscissa, ordinate = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     with new_figure(path, 8.0, 3.2) as figure:
         axes = figure.add_subplot()
+        if band is not None and np.isfinite(np.asarray(band, dtype=float)).any():
+            error = np.nan_to_num(np.asarray(band, dtype=float))
+            axes.fill_between(
+                abscissa, ordinate - error, ordinate + error, color=ACCENT, alpha=0.18, linewidth=0, label="± standard error over runs"
+            )
+            _legend_above(axes)
         axes.plot(abscissa, ordinate, color=INK, marker="o", markersize=4.5, markerfacecolor="white", zorder=3)
         if chosen is not None:
             axes.axvline(chosen, color=PALETTE[5], linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
@@ -95,6 +123,8 @@ def plot_curve(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.04, y=0.12)
         finish_axes(axes, xlabel, ylabel, title)
+        if remark:
+            axes.annotate(remark, (0, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", fontsize=8.5, color=MUTED)
     return path
 
 
@@ -258,30 +288,6 @@ def _draw_density(
     )
 
 
-def plot_boxes(rows: Sequence[ArrayLike], labels: Sequence[str], path: Path, *, ylabel: str, xlabel: str, title: str = "") -> Path:
-    """A box a column: median, quartiles, and the 5th and 95th percentiles; columns far below the others stand out in colour."""
-    values = [np.asarray(row, dtype=float)[np.isfinite(np.asarray(row, dtype=float))] for row in rows]
-    spread = np.array([np.percentile(row, [5, 25, 50, 75, 95]) if row.size else np.full(5, np.nan) for row in values])
-    spread = spread.reshape(-1, 5)
-    medians = spread[:, 2]
-    centre = np.nanmedian(medians) if np.isfinite(medians).any() else np.nan
-    scale = 1.4826 * np.nanmedian(np.abs(medians - centre)) if np.isfinite(centre) else np.nan
-    with new_figure(path, 9.0, 3.2) as figure:
-        axes = figure.add_subplot()
-        for position, (p5, p25, p50, p75, p95) in enumerate(spread):
-            odd = len(rows) > 3 and p50 < centre - 3 * max(scale, 0.02 * abs(centre))
-            colour = PALETTE[5] if odd else ACCENT
-            axes.plot([position] * 2, [p5, p95], color=colour, linewidth=1.2, alpha=0.7)
-            axes.bar(position, p75 - p25, bottom=p25, width=0.55, color=colour, alpha=0.35)
-            axes.plot([position - 0.275, position + 0.275], [p50] * 2, color=colour, linewidth=2.2)
-        ticks, names = sparse_ticks([short_label(label, 16) for label in labels], 24)
-        axes.set_xticks(
-            ticks, names, rotation=35 if sum(map(len, names)) > 90 else 0, ha="right" if sum(map(len, names)) > 90 else "center"
-        )
-        finish_axes(axes, xlabel, ylabel, title)
-    return path
-
-
 def plot_strips(columns: Mapping[str, ArrayLike], labels: Sequence[str], path: Path) -> Path:
     """One dot a row of a table in each of several quantities; those beyond 1.5 interquartile ranges are named.
 
@@ -316,8 +322,7 @@ def _draw_strip(axes: Axes, values: NDArray[np.float64], labels: Sequence[str]) 
         return
     shown = values[finite]
     p25, p50, p75 = np.percentile(shown, [25, 50, 75])
-    reach = 1.5 * (p75 - p25)
-    outlying = ((shown < p25 - reach) | (shown > p75 + reach)) & (len(shown) >= 4)
+    outlying = beyond_fences(shown)
     # A fixed spread, not a random one: the same table gives the same picture.
     ranks = np.argsort(np.argsort(shown, kind="stable"), kind="stable")
     x = 0.42 * ((ranks * 0.618034) % 1.0 - 0.5)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from conform_bids.bids.spaces import CiftiSpace, SurfaceSpace, VolumeSpace
 from conform_bids.report import figures
+from conform_bids.report.outliers import beyond_fences, deviating
 from conform_bids.report.scales import Scale, robust_limit
 from conform_bids.report.style import short_label
 from conform_bids.report.surfaces import find_meshes
@@ -133,9 +134,15 @@ def draw_all(folder, names):
         figures.plot_onsets_and_repeats({name: 1 + k % 3 for k, name in enumerate(names)}, rng.random(n), 1.0, folder / "b.svg"),
         figures.plot_distributions(dict.fromkeys(names[:3], values), folder / "c.svg", xlabel="r", subset=subset, limits=(-1, 1)),
         figures.plot_histogram(values, folder / "d.svg", xlabel="x", subset=subset),
-        figures.plot_boxes([values, values - 5, [np.nan], values, values], names[:1] * 5, folder / "e.svg", ylabel="y", xlabel=""),
+        figures.plot_runs(
+            [figures.RunPanel("y", [values, values - 5, [np.nan], values, values]), figures.RunPanel("z", [values] * 5, "high", 0.5)],
+            names[:1] * 5,
+            folder / "e.svg",
+        ),
         figures.plot_strips(dict.fromkeys(names[:5], values[:9]), names[:1] * 9, folder / "f.svg"),
-        figures.plot_curve([0, 1, 2], [0, 5, 3], folder / "g.svg", xlabel="n", ylabel="gain", chosen=1),
+        figures.plot_curve([0, 1, 2], [0, 5, 3], folder / "g.svg", xlabel="n", ylabel="gain", chosen=1, band=[0, 1, 1], remark=names[0]),
+        figures.plot_course(values[:n], np.zeros(n, int), names[:1], folder / "i.svg", ylabel="mean", odd=np.array([True])),
+        figures.plot_collinearity(np.eye(n), names[0], rng.random((2, 4)), [np.full(n, np.inf), [1.0]], names[:1] * 2, folder / "j.svg"),
         figures.plot_curves_by_share(np.arange(30.0), rng.random((30, 4)), np.array([0, 1, 1]), folder / "h.svg"),
     ]
 
@@ -154,11 +161,13 @@ def test_plots_bear_nothing_to_draw(tmp_path):
     nothing = np.full(4, np.nan)
     figures.plot_histogram(nothing, tmp_path / "a.svg", xlabel="x", subset=nothing > 0)
     figures.plot_distributions({"a": nothing}, tmp_path / "b.svg", xlabel="x")
-    figures.plot_boxes([nothing], ["a"], tmp_path / "c.svg", ylabel="y", xlabel="")
+    figures.plot_runs([figures.RunPanel("y", [nothing])], ["a"], tmp_path / "c.svg")
+    figures.plot_course(nothing, np.zeros(4, int), ["a"], tmp_path / "g.svg", ylabel="y", odd=np.zeros(1, bool))
+    figures.plot_collinearity(np.empty((0, 0)), "a", np.full((1, 3), np.nan), [np.empty(0)], ["a"], tmp_path / "h.svg")
     figures.plot_strips({"a": nothing}, list("abcd"), tmp_path / "d.svg")
     figures.plot_raster([10.0], np.empty(0, int), np.empty(0), np.empty(0), [], ["run"], tmp_path / "e.svg")
     figures.plot_curves_by_share(np.arange(9.0), np.ones((9, 2)), np.empty(0, int), tmp_path / "f.svg")
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_a_figure_that_fails_leaves_no_file(tmp_path):
@@ -179,3 +188,10 @@ def test_scale_hides_what_is_below_the_floor():
 
 def test_short_label_keeps_both_ends():
     assert short_label("abcdefghij", 5) == "ab…ij" and short_label("a\x07b\n") == "a b" and short_label("") == "(empty)"
+
+
+def test_one_rule_says_what_stands_out():
+    assert deviating([10, 10.1, 9.9, 2], "low").tolist() == [False, False, False, True]
+    assert not deviating([10, 10.1, 9.9, 2], "high").any() and not deviating([1, 1, 9]).any()
+    assert deviating([10, 10.1, np.nan, 9.9, 30]).tolist() == [False, False, False, False, True]
+    assert beyond_fences([1, 1.1, 1.2, 1.3, np.nan, 9]).tolist() == [False] * 5 + [True] and not beyond_fences([1, 2, 90]).any()

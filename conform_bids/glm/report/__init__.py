@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conform_bids.glm.report.figures import FigureContext, RunTiming, draw_figures
+    from conform_bids.glm.report.figures import draw_figures
+    from conform_bids.glm.report.fit import FigureContext, RunTiming
     from conform_bids.glm.report.group import write_group_report
     from conform_bids.glm.report.metrics import metrics_path
     from conform_bids.glm.report.participant import write_participant_report
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "FigureContext": "figures",
-    "RunTiming": "figures",
+    "FigureContext": "fit",
+    "RunTiming": "fit",
     "describe_methods": "wording",
     "draw_figures": "figures",
     "methods": "wording",

@@ -1,11 +1,7 @@
-"""All figures of one fit, and its numbers, from the arrays that the engine left and the table of trials."""
+"""All figures of one fit, from the arrays that the engine left, the data, and the table of trials."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,145 +10,18 @@ from numpy.typing import NDArray
 
 from conform_bids.bids.names import build_name
 from conform_bids.bids.spaces import Space
-from conform_bids.glm.report.metrics import FitNumbers, write_numbers
+from conform_bids.glm.report.fit import MODEL_TITLES, UNIT_STATES, FigureContext, FitArrays
+from conform_bids.glm.report.metrics import write_numbers
+from conform_bids.glm.report.numbers import fit_numbers
+from conform_bids.glm.report.quality import DISPLACED_MM
 from conform_bids.glm.settings import GLMSettings
-from conform_bids.numerics.scores import odd_even_reliability
 from conform_bids.report import figures as draw
+from conform_bids.report.outliers import deviating
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MODEL_TITLES", "FigureContext", "RunTiming", "draw_figures"]
-
-MODEL_TITLES = {
-    "assumehrf": "assumed HRF",
-    "fithrf": "fitted HRF",
-    "fithrfdenoise": "fitted HRF, denoised",
-    "fithrfdenoiserr": "fitted HRF, denoised, ridge",
-    "conform": "conform: denoised, white noise, evidence ridge",
-}
-
-
-@dataclass(frozen=True)
-class RunTiming:
-    """One run of the fit.
-
-    Attributes
-    ----------
-    session_id, run_id : str or None
-        Labels as in the table of trials (None: n/a).
-    n_volumes : int
-    repetition_time : float
-        Seconds.
-    start_time : float
-        Seconds from the run's time zero to the moment that the first volume stands for.
-    """
-
-    session_id: str | None
-    run_id: str | None
-    n_volumes: int
-    repetition_time: float
-    start_time: float = 0.0
-
-    @property
-    def label(self) -> str:
-        """Name of the run in figures."""
-        parts = [f"{key} {label}" for key, label in (("ses", self.session_id), ("run", self.run_id)) if label]
-        return " · ".join(parts) or "run"
-
-
-@dataclass(frozen=True)
-class FigureContext:
-    """What figures and numbers need to know beside arrays and trials.
-
-    Attributes
-    ----------
-    entities : mapping
-        Entities of the fit's outputs, ``sub`` and space included.
-    runs : tuple of RunTiming
-        In the order of the fit.
-    trials_set_aside : tuple of (str, str)
-        Reason, and file and line, of each trial that was left out.
-    notes : tuple of str
-        Warnings of the planning, shown beside those of the engine.
-    mean_framewise_displacement : float or None
-        Mean over the runs, mm.
-    """
-
-    entities: Mapping[str, str]
-    runs: tuple[RunTiming, ...]
-    trials_set_aside: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    mean_framewise_displacement: float | None = None
-
-    @property
-    def participant(self) -> str:
-        """Label without ``sub-``."""
-        return self.entities["sub"]
-
-
-class _Fit:
-    """The engine's folder, its arrays memory-mapped, and what is derived from them once."""
-
-    def __init__(self, result_dir: Path, trials: pd.DataFrame, context: FigureContext) -> None:
-        self.folder = result_dir
-        self.summary: dict[str, Any] = json.loads((result_dir / "summary.json").read_text(encoding="utf-8"))
-        self.trials, self.context = trials, context
-        self.models: list[str] = list(self.summary["models"])
-
-    def array(self, name: str) -> NDArray[Any] | None:
-        path = self.folder / f"{name}.npy"
-        return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
-
-    def hrf_index(self) -> NDArray[Any] | None:
-        """HRF of each unit, of the most refined model that was fitted."""
-        own = self.array("conform_hrf_index") if self.models[-1:] == ["conform"] else None
-        return self.array("hrf_index") if own is None else own
-
-    def values(self, name: str) -> NDArray[np.float64] | None:
-        """An array of one number a unit, NaN where the unit was set aside."""
-        array = self.array(name)
-        return None if array is None else np.where(self.valid, np.asarray(array, dtype=float), np.nan)
-
-    @cached_property
-    def valid(self) -> NDArray[np.bool_]:
-        return np.asarray(np.load(self.folder / "valid.npy", allow_pickle=False), dtype=bool)
-
-    @cached_property
-    def responsive(self) -> NDArray[np.bool_]:
-        """Units whose on/off R2 exceeds the threshold of the vote on noise regressors; the best 5 % where few do or none is set."""
-        rsquared = self.values("onoff_rsquared")
-        if rsquared is None:
-            return self.valid
-        score = np.where(np.isfinite(rsquared), rsquared, -np.inf)
-        threshold = self.summary.get("pcs_threshold")
-        chosen = score > threshold if threshold is not None and np.isfinite(threshold) else np.zeros(len(score), bool)
-        if chosen.sum() < 20 and self.valid.any():
-            chosen = self.valid & (score >= np.quantile(score[self.valid], 0.95))
-        return chosen & self.valid
-
-    @cached_property
-    def run_index(self) -> NDArray[np.intp]:
-        """Run of each trial."""
-        rows = {(run.session_id or "n/a", run.run_id or "n/a"): index for index, run in enumerate(self.context.runs)}
-        labels = zip(self.trials["session_id"], self.trials["run_id"], strict=True)
-        return np.array([rows[_label(session), _label(run)] for session, run in labels], dtype=np.intp)
-
-    @cached_property
-    def reliability(self) -> dict[str, NDArray[np.float64]]:
-        """Odd-even correlation of condition means, by model."""
-        condition = self.trials["condition"].to_numpy()
-        found = {}
-        for model in self.models:
-            betas = self.array(f"{model}_betas")
-            if betas is not None:
-                found[model] = np.where(self.valid, odd_even_reliability(betas, condition, self.run_index), np.nan)
-        return {model: values for model, values in found.items() if np.isfinite(values).any()}
-
-
-def _label(value: Any) -> str:
-    """A label of the table as text; missing values are n/a."""
-    return "n/a" if value is None or value != value else str(value)
+__all__ = ["draw_figures"]
 
 
 def draw_figures(
@@ -180,17 +49,17 @@ def draw_figures(
     list of Path
         The files written: figures, then the table of numbers and its sidecar.
     """
-    fit = _Fit(Path(result_dir), trials, context)
+    fit = FitArrays(Path(result_dir), trials, context)
 
     def at(extension: str, suffix: str, **entities: str) -> Path:
         name = build_name({**context.entities, **entities}, suffix, extension)
         return Path(output_dir) / f"sub-{context.participant}" / "figures" / name
 
     figures = [*_draw_design(fit, at), *_draw_maps(fit, space, at), *_draw_choices(fit, settings, at), *_draw_quality(fit, at)]
-    return [*figures, *write_numbers(_numbers(fit, space), Path(output_dir))]
+    return [*figures, *write_numbers(fit_numbers(fit, space), Path(output_dir))]
 
 
-def _draw_design(fit: _Fit, at: Any) -> list[Path]:
+def _draw_design(fit: FitArrays, at: Any) -> list[Path]:
     trials, runs = fit.trials, fit.context.runs
     onset = trials["onset"].to_numpy(dtype=float)
     spans = [run.n_volumes * run.repetition_time for run in runs]
@@ -203,15 +72,25 @@ def _draw_design(fit: _Fit, at: Any) -> list[Path]:
     phase = np.mod(onset - start, tr)
     phase = np.where(tr - phase < 1e-3, 0.0, phase)  # a rounding error below the frame is on the frame
     longest = max((run.repetition_time for run in runs), default=1.0)
-    return [
-        timing,
-        draw.plot_onsets_and_repeats(
-            {str(name): int(count) for name, count in sorted(counts.items(), key=str)}, phase, longest, at(".svg", "bold", desc="trials")
-        ),
-    ]
+    tallies = {str(name): int(count) for name, count in sorted(counts.items(), key=str)}
+    figures = [timing, draw.plot_onsets_and_repeats(tallies, phase, longest, at(".svg", "bold", desc="trials"))]
+    if fit.collinearity:
+        typical = [float(np.median(np.nan_to_num(run.inflation, posinf=1e6))) if len(run.inflation) else 0.0 for run in fit.collinearity]
+        worst = int(np.argmax(typical))
+        figures.append(
+            draw.plot_collinearity(
+                fit.collinearity[worst].correlation,
+                labels[worst],
+                np.array([run.by_distance() for run in fit.collinearity]),
+                [run.inflation for run in fit.collinearity],
+                labels,
+                at(".svg", "bold", desc="collinearity"),
+            )
+        )
+    return figures
 
 
-def _draw_maps(fit: _Fit, space: Space, at: Any) -> list[Path]:
+def _draw_maps(fit: FitArrays, space: Space, at: Any) -> list[Path]:
     background = fit.array("mean")
     figures = []
 
@@ -226,12 +105,73 @@ def _draw_maps(fit: _Fit, space: Space, at: Any) -> list[Path]:
         rsquared, ceiling = fit.values(f"{model}_rsquared"), fit.values(f"noise_ceiling_{model}")
         add(rsquared, _contrast_scale("R² (%)", rsquared), stat="rsquared", desc=model)
         add(ceiling, _percent_scale("Noise ceiling (%)", ceiling), stat="noiseceiling", desc=model)
+    agreement = fit.agreement.get(fit.best)
+    limit = 1.0 if agreement is None else draw.robust_limit(agreement, most=1.0)
+    add(
+        agreement, draw.Scale("Single-trial reliability (r)", 0.0, limit, floor=0.05 * limit, start=0.18), stat="reliability", desc=fit.best
+    )
+    if fit.survey is not None:
+        tsnr = _mean_over_runs(fit.survey.tsnr)
+        high = draw.robust_limit(tsnr, 99.0)
+        add(tsnr, draw.Scale("Temporal SNR", 0.0, high, colour_map="viridis"), stat="tsnr", desc="preproc")
+    states = fit.states
+    if states is not None and (states > 0).any():
+        present = [code for code in range(len(UNIT_STATES)) if (states == code).any()]
+        codes = np.searchsorted(present, states).astype(float)
+        add(codes, draw.Scale("", categories=tuple(UNIT_STATES[code] for code in present)), desc="setaside")
+    return [*figures, *_draw_model_maps(fit, space, at)]
+
+
+def _draw_model_maps(fit: FitArrays, space: Space, at: Any) -> list[Path]:
+    """Where each unit stands among the choices: HRF, shrinkage, noise pool."""
+    background, figures = fit.array("mean"), []
+
+    def add(values: NDArray[np.float64], scale: draw.Scale, **entities: str) -> None:
+        if np.isfinite(values).any():
+            figures.append(draw.plot_map(values, space, at(".png", "statmap", **entities), scale, background=background))
+
+    peaks = _times_to_peak(fit)
+    if peaks is not None:
+        low, high = _peak_range(fit)
+        add(peaks, draw.Scale("Time to peak of the chosen HRF (s)", low, high, colour_map="viridis"), stat="hrfpeak", desc=fit.best)
+    shrinkage = fit.values("conform_shrinkage")
+    if shrinkage is not None and np.isfinite(shrinkage).any():
+        low, high = (float(value) for value in np.percentile(shrinkage[np.isfinite(shrinkage)], [1, 99]))
+        label = "log10 λ (low: strong shrinkage)"
+        add(shrinkage, draw.Scale(label, low, max(high, low + 1e-6), colour_map="cividis"), stat="shrinkage", desc="conform")
+    fraction = fit.values("fraction")
+    if fraction is not None:
+        label = "Ridge fraction (low: strong shrinkage)"
+        add(fraction, draw.Scale(label, 0.0, 1.0, colour_map="cividis"), stat="fraction", desc="fithrfdenoiserr")
     pool, voters = fit.array("noise_pool"), fit.array("pc_voxels")
     if pool is not None and voters is not None and np.any(pool):
         codes = np.where(np.asarray(voters, bool), 2.0, np.where(np.asarray(pool, bool), 0.0, 1.0))
         names = (("noise pool", "#4c78a8"), ("neither", "#5b6470"), ("vote on their\nnumber", "#e69f00"))
         add(np.where(fit.valid, codes, np.nan), draw.Scale("", categories=names), desc="noisepool")
     return figures
+
+
+def _mean_over_runs(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean over the runs that a unit has; NaN without any."""
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    return np.asarray(np.where(known, values, 0).sum(axis=0) / np.where(count > 0, count, np.nan), dtype=np.float64)
+
+
+def _times_to_peak(fit: FitArrays) -> NDArray[np.float64] | None:
+    """Seconds to the peak of the chosen HRF; NaN in units that do not respond, where the choice means nothing."""
+    index, library, times = fit.hrf_index(), fit.array("hrf_library"), fit.array("hrf_times")
+    if index is None or library is None or times is None or library.ndim != 2 or library.shape[1] < 2:
+        return None
+    peaks = np.asarray(times, dtype=float)[np.argmax(np.asarray(library), axis=0)]
+    chosen = np.asarray(index).astype(np.intp)
+    return np.where(fit.responsive & (chosen >= 0), peaks[np.clip(chosen, 0, len(peaks) - 1)], np.nan)
+
+
+def _peak_range(fit: FitArrays) -> tuple[float, float]:
+    times, library = fit.array("hrf_times"), fit.array("hrf_library")
+    peaks = np.asarray(times, dtype=float)[np.argmax(np.asarray(library), axis=0)]
+    return float(peaks.min()), float(max(peaks.max(), peaks.min() + 0.1))
 
 
 def _percent_scale(label: str, values: NDArray[np.float64] | None) -> draw.Scale:
@@ -246,7 +186,7 @@ def _contrast_scale(label: str, values: NDArray[np.float64] | None) -> draw.Scal
     return draw.Scale(label, max(0.0, low), draw.robust_limit(finite, most=100.0), start=0.1)
 
 
-def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
+def _draw_choices(fit: FitArrays, settings: GLMSettings, at: Any) -> list[Path]:
     """HRF, noise regressors, ridge fraction."""
     figures = []
     index, library, times = fit.hrf_index(), fit.array("hrf_library"), fit.array("hrf_times")
@@ -262,6 +202,8 @@ def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
     curve = fit.array("pc_curve")
     if curve is not None and np.isfinite(curve).all() and len(curve) > 1:
         note = "" if fit.summary.get("n_pcs_cross_validated", True) else " (as set, not cross-validated)"
+        pool_r = fit.summary.get("pool_reliability")
+        remark = "" if pool_r is None else f"odd-even r of the noise pool: {pool_r:.2f}"
         figures.append(
             draw.plot_curve(
                 np.arange(len(curve)),
@@ -269,6 +211,8 @@ def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
                 at(".svg", "bold", desc="pcs"),
                 chosen=float(fit.summary["n_pcs"]),
                 note=note,
+                band=fit.array("pc_curve_se"),
+                remark=remark,
                 xlabel="Noise regressors",
                 ylabel="Gain in prediction of repeats\n(sum of squared z-scores)",
             )
@@ -287,67 +231,38 @@ def _draw_choices(fit: _Fit, settings: GLMSettings, at: Any) -> list[Path]:
     return figures
 
 
-def _draw_quality(fit: _Fit, at: Any) -> list[Path]:
-    """Reliability and R2, over units and over runs."""
+def _draw_quality(fit: FitArrays, at: Any) -> list[Path]:
+    """Reliability over units; quality over runs; responses over the course of the fit."""
     figures = []
-    if fit.reliability:
-        rows = {MODEL_TITLES.get(model, model): values for model, values in fit.reliability.items()}
-        path = at(".svg", "bold", desc="reliability")
-        label = "Odd-even correlation of condition betas (r)"
-        figures.append(draw.plot_distributions(rows, path, xlabel=label, limits=(-1, 1), subset=fit.responsive, zero=True))
-    model = fit.models[-1]
-    by_run = fit.array(f"{model}_rsquared_run")
-    if by_run is not None and by_run.ndim == 2 and len(by_run) == len(fit.context.runs):
-        labels = [run.label for run in fit.context.runs]
-        rows_by_run = [np.asarray(row)[fit.responsive] for row in by_run]
-        label = "R² in responsive units (%)"
-        figures.append(draw.plot_boxes(rows_by_run, labels, at(".svg", "bold", desc="runs"), ylabel=label, xlabel=""))
+    for desc, found, label in (
+        ("reliability", fit.reliability, "Odd-even correlation of condition betas (r)"),
+        ("repeats", fit.agreement, "Correlation of single trials of the same condition (r)"),
+    ):
+        if found:
+            rows = {MODEL_TITLES.get(model, model): values for model, values in found.items()}
+            path = at(".svg", "bold", desc=desc)
+            figures.append(draw.plot_distributions(rows, path, xlabel=label, limits=(-1, 1), subset=fit.responsive, zero=True))
+    labels = [run.label for run in fit.context.runs]
+    if panels := _run_panels(fit):
+        figures.append(draw.plot_runs(panels, labels, at(".svg", "bold", desc="runs")))
+    if np.isfinite(fit.trial_means).any():
+        unit = "%" if fit.summary.get("units", "percent") == "percent" else "raw units"
+        odd = deviating(fit.by_run(fit.trial_means))
+        label = f"Mean response of\nresponsive units ({unit})"
+        figures.append(draw.plot_course(fit.trial_means, fit.run_index, labels, at(".svg", "bold", desc="drift"), ylabel=label, odd=odd))
     return figures
 
 
-def _numbers(fit: _Fit, space: Space) -> FitNumbers:
-    summary, context = fit.summary, fit.context
-    values: dict[tuple[str, str], float] = {}
-
-    def put(metric: str, value: Any, model: str = "") -> None:
-        values[metric, model] = float("nan") if value is None else float(value)
-
-    put("n_units", summary["n_units"])
-    put("n_units_valid", summary["n_valid"])
-    for reason, count in summary.get("n_set_aside", {}).items():
-        put(f"n_units_{reason}", count)
-    put("n_units_responsive", fit.responsive.sum())
-    for key in ("n_trials", "n_conditions", "n_repeated", "n_runs", "n_noise_pool", "noise_pool_threshold", "pcs_threshold", "n_pcs"):
-        put(key, summary.get(key))
-    put("n_trials_set_aside", len(context.trials_set_aside))
-    put("mean_framewise_displacement", context.mean_framewise_displacement)
-    put("median_onoff_rsquared", _median(fit.values("onoff_rsquared"), fit.valid))
-    for model in fit.models:
-        for metric, array in (("rsquared", fit.values(f"{model}_rsquared")), ("noise_ceiling", fit.values(f"noise_ceiling_{model}"))):
-            put(f"median_{metric}", _median(array, fit.valid), model)
-            put(f"median_{metric}_responsive", _median(array, fit.responsive), model)
-        put("median_odd_even_r", _median(fit.reliability.get(model), fit.valid), model)
-        put("median_odd_even_r_responsive", _median(fit.reliability.get(model), fit.responsive), model)
-    if (fraction := fit.values("fraction")) is not None:
-        put("median_fraction", _median(fraction, fit.valid))
-        put("median_fraction_responsive", _median(fraction, fit.responsive))
-    percent = {metric: "%" for metric, _ in values if "rsquared" in metric or "ceiling" in metric or "threshold" in metric}
-    per_run = np.bincount(fit.run_index, minlength=len(context.runs))
-    runs = tuple(
-        {
-            "Label": run.label,
-            "Volumes": run.n_volumes,
-            "RepetitionTime": run.repetition_time,
-            "StartTime": run.start_time,
-            "Trials": int(count),
-        }
-        for run, count in zip(context.runs, per_run, strict=True)
-    )
-    notes = tuple(dict.fromkeys([*map(str, summary.get("notes", [])), *context.notes]))
-    units = {**percent, "mean_framewise_displacement": "mm"}
-    return FitNumbers(dict(context.entities), values, units, notes, context.trials_set_aside, runs, draw.has_mesh(space))
-
-
-def _median(values: NDArray[np.float64] | None, members: NDArray[np.bool_]) -> float:
-    shown = np.empty(0) if values is None else values[members & np.isfinite(values)]
-    return float(np.median(shown)) if shown.size else float("nan")
+def _run_panels(fit: FitArrays) -> list[draw.RunPanel]:
+    """Quantities by run, of those that can be had."""
+    panels = []
+    by_run = fit.array(f"{fit.best}_rsquared_run")
+    if by_run is not None and by_run.ndim == 2 and len(by_run) == len(fit.context.runs):
+        panels.append(draw.RunPanel("R² (%),\nresponsive", [np.asarray(row)[fit.responsive] for row in by_run]))
+    if fit.survey is not None:
+        panels.append(draw.RunPanel("Temporal SNR", [row[fit.valid] for row in fit.survey.tsnr]))
+    for name, label, line in (("framewise_displacement", "FD (mm)", DISPLACED_MM), ("std_dvars", "DVARS (std.)", None)):
+        rows = [run.get(name, np.empty(0)) for run in fit.motion]
+        if any(row.size for row in rows):
+            panels.append(draw.RunPanel(label, rows, "high", line))
+    return panels

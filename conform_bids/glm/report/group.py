@@ -17,6 +17,7 @@ from conform_bids.glm.report.metrics import FitNumbers, find_numbers
 from conform_bids.glm.report.participant import version_in
 from conform_bids.glm.report.wording import describe_methods
 from conform_bids.glm.settings import GLMSettings
+from conform_bids.report.outliers import beyond_fences
 from conform_bids.report.page import Cell, Figure, Item, Link, Note, Number, References, Section, Table, Text, write_page
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _COUNTS = (
     "n_runs",
     "n_trials",
     "n_trials_set_aside",
+    "n_trials_flagged",
     "n_conditions",
     "n_repeated",
     "n_units",
@@ -37,14 +39,30 @@ _COUNTS = (
     "n_noise_pool",
     "n_pcs",
 )
-_BY_MODEL = {"median_rsquared": "R² (%)", "median_noise_ceiling": "Noise ceiling (%)", "median_odd_even_r": "Odd-even r"}
+_BY_MODEL = {
+    "median_rsquared": "R² (%)",
+    "median_noise_ceiling": "Noise ceiling (%)",
+    "median_odd_even_r": "Odd-even r",
+    "median_single_trial_r": "Single-trial r",
+}
+_QUALITY = {
+    "pool_reliability": "Noise pool's odd-even r",
+    "median_tsnr": "Temporal SNR",
+    "mean_framewise_displacement": "Mean FD (mm)",
+    "share_displaced": "Volumes with FD > 0.5 mm (%)",
+    "mean_std_dvars": "DVARS (standardised)",
+    "median_variance_inflation": "Variance inflation of trials",
+    "max_variance_inflation": "Largest variance inflation",
+    "largest_run_deviation": "Largest deviation of a run's\nmean response (%)",
+}
 _PLAIN = {
     "n_trials": "Trials",
+    "n_trials_flagged": "Trials flagged",
     "n_units_set_aside": "Units set aside",
     "n_pcs": "Noise regressors",
     "median_onoff_rsquared": "On/off R² (%)",
     "median_fraction": "Ridge fraction",
-    "mean_framewise_displacement": "Mean FD (mm)",
+    **{metric: title for metric, title in _QUALITY.items() if metric != "max_variance_inflation"},
 }
 
 
@@ -84,6 +102,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         references = Section("References", "references", [References(methods.keys)])
         sections = [
             Section("Overview", "overview", items),
+            Section("Outliers", "outliers", [_outliers(table)]),
             Section("Table", "table", [_html_table(table, output_dir)]),
             Section("Methods", "methods", [Text(methods.text), references]),
         ]
@@ -114,7 +133,7 @@ def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
                 row[f"{metric}_{model}"] = fit.get(metric, model)
                 row[f"{metric}_responsive_{model}"] = fit.get(f"{metric}_responsive", model)
         row["median_fraction"] = fit.get("median_fraction")
-        row["mean_framewise_displacement"] = fit.get("mean_framewise_displacement")
+        row |= {metric: fit.get(metric) for metric in _QUALITY}
         rows.append(row)
     columns = ["participant_id", *(_LABELS[key] for key in ("ses", "task", "space")), *_COUNTS]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
@@ -134,10 +153,13 @@ def _figures(table: pd.DataFrame, folder: Path) -> list[Figure]:
     for number, ((task, space), rows) in enumerate(table.groupby(["task_id", "space_label"], sort=True)):
         if len(rows) < 2:
             continue  # a single dot says no more than the table
-        labels = [" ".join(str(row[key]) for key in ("participant_id", "session_id") if row[key] != "n/a") for _, row in rows.iterrows()]
-        path = plot_strips(_columns(rows), labels, folder / f"{number}.svg")
+        path = plot_strips(_columns(rows), _fit_labels(rows), folder / f"{number}.svg")
         figures.append(Figure(path, _CAPTION, f"Strip plots of each measure over participants, task {task}", f"Task {task}, space {space}"))
     return figures
+
+
+def _fit_labels(rows: pd.DataFrame) -> list[str]:
+    return [" ".join(str(row[key]) for key in ("participant_id", "session_id") if row[key] != "n/a") for _, row in rows.iterrows()]
 
 
 def _columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
@@ -153,6 +175,21 @@ def _columns(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     return {title: values for title, values in shown.items() if np.isfinite(values).sum() >= max(1, len(values) / 4)}
 
 
+def _outliers(table: pd.DataFrame) -> Item:
+    """Who stands out in what, by the rule that colours the dots."""
+    rows: list[list[Cell]] = []
+    for (task, space), group in table.groupby(["task_id", "space_label"], sort=True) if len(table) else ():
+        labels = _fit_labels(group)
+        for title, values in _columns(group).items():
+            for place in np.flatnonzero(beyond_fences(values)):
+                name, middle = title.replace("\n", " "), float(np.nanmedian(values))
+                rows.append([labels[place], str(task), str(space), name, float(values[place]), middle])
+    if not rows:
+        return Text("No fit stands out: none lies beyond one and a half times the range between the quartiles (from four fits on).")
+    caption = "Fits beyond one and a half times the range between the quartiles, of the fits of the same task and space."
+    return Table(("Fit", "Task", "Space", "Measure", "Value", "Median of all"), rows, caption)
+
+
 _NAMES = {
     "participant_id": "Participant",
     "session_id": "Session",
@@ -163,7 +200,9 @@ _NAMES = {
     "density_label": "Density",
 }
 _NUMBERS = {
+    "median_tsnr": "tSNR",
     "mean_framewise_displacement": "Mean FD (mm)",
+    "share_displaced": "FD > 0.5 mm (%)",
     "n_runs": "Runs",
     "n_trials": "Trials",
     "n_trials_set_aside": "Trials set aside",
@@ -178,9 +217,13 @@ def _html_table(table: pd.DataFrame, output_dir: Path) -> Table:
     model = next(
         (column.removeprefix("median_rsquared_responsive_") for column in reversed(table.columns) if "rsquared_resp" in column), ""
     )
-    decimals = {f"median_noise_ceiling_responsive_{model}": 1, f"median_odd_even_r_responsive_{model}": 2}
-    heads = {**_NAMES, **dict(zip(decimals, ("Noise ceiling (%)", "Odd-even r"), strict=True)), **_NUMBERS}
-    decimals["mean_framewise_displacement"] = 2
+    decimals = {
+        f"median_noise_ceiling_responsive_{model}": 1,
+        f"median_odd_even_r_responsive_{model}": 2,
+        f"median_single_trial_r_responsive_{model}": 2,
+    }
+    heads = {**_NAMES, **dict(zip(decimals, ("Noise ceiling (%)", "Odd-even r", "Single-trial r"), strict=True)), **_NUMBERS}
+    decimals |= {"mean_framewise_displacement": 2, "share_displaced": 1}
     keep = [column for column in heads if column in table.columns and table[column].notna().any()]
     rows: list[list[Cell]] = []
     for _, row in table.iterrows():

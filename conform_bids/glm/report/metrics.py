@@ -40,8 +40,10 @@ class FitNumbers:
         Fallbacks that were taken, and warnings.
     trials_set_aside : tuple of (str, str)
         Reason, and the file and line of each trial that was left out.
+    trials_flagged : tuple of (str, str, int)
+        Reason, run, and number of trials that were modelled but whose estimate is unreliable.
     runs : tuple of dict
-        label, volumes, repetition_time, trials of each run.
+        Label, timing, trials and quality of each run.
     drawn_as_maps : bool
         Whether the figures of maps show values at their places; False where the space has no mesh to draw on.
     """
@@ -51,6 +53,7 @@ class FitNumbers:
     units: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trials_set_aside: tuple[tuple[str, str], ...] = ()
+    trials_flagged: tuple[tuple[str, str, int], ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
     drawn_as_maps: bool = True
 
@@ -79,6 +82,7 @@ def write_numbers(numbers: FitNumbers, output_dir: Path) -> list[Path]:
     fields |= {
         "Notes": list(numbers.notes),
         "TrialsSetAside": [{"Reason": reason, "Place": place} for reason, place in numbers.trials_set_aside],
+        "TrialsFlagged": [{"Reason": reason, "Run": run, "Count": count} for reason, run, count in numbers.trials_flagged],
         "Runs": [dict(run) for run in numbers.runs],
         "FiguresShowMaps": numbers.drawn_as_maps,
     }
@@ -114,6 +118,9 @@ def read_numbers(path: Path) -> FitNumbers:
     except (OSError, ValueError):
         content = {}
     aside = tuple((str(item.get("Reason", "")), str(item.get("Place", ""))) for item in _objects(content, "TrialsSetAside"))
+    flagged = tuple(
+        (str(item.get("Reason", "")), str(item.get("Run", "")), int(item.get("Count", 0))) for item in _objects(content, "TrialsFlagged")
+    )
     notes = content.get("Notes", [])
     return FitNumbers(
         entities,
@@ -121,6 +128,7 @@ def read_numbers(path: Path) -> FitNumbers:
         units,
         tuple(map(str, notes)) if isinstance(notes, list) else (),
         aside,
+        flagged,
         tuple(_objects(content, "Runs")),
         content.get("FiguresShowMaps") is not False,
     )

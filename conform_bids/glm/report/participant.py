@@ -32,13 +32,27 @@ __all__ = ["version_in", "write_participant_report"]
 
 _SPACE_KEYS = ("space", "cohort", "res", "den")
 _NAMES = {"task": "task", "ses": "session", "space": "space", "res": "resolution", "den": "density"}
-_DESIGN = ("timing", "trials")
-_CHOICES = ("noisepool", "hrf", "pcs", "fraction")
-_QUALITY = ("reliability", "runs")
+_DESIGN = (("", "timing"), ("", "trials"), ("", "collinearity"))
+_DATA = (("", "runs"), ("tsnr", "preproc"), ("", "drift"))
+_CHOICES = (("", "hrf"), ("hrfpeak", "*"), ("", "noisepool"), ("", "pcs"), ("shrinkage", "*"), ("", "fraction"), ("fraction", "*"))
+_RELIABILITY = (("reliability", "*"), ("", "repeats"), ("", "reliability"))
+_ASIDE = (("", "setaside"),)
+_RUN_COLUMNS = {
+    "MedianTSNR": ("tSNR", 0),
+    "MeanFD": ("FD (mm)", 2),
+    "ShareDisplaced": ("FD > 0.5 mm (%)", 1),
+    "MeanStdDVARS": ("DVARS (std.)", 2),
+    "MedianVarianceInflation": ("Variance inflation", 1),
+    "MedianRSquared": ("R² (%)", 1),
+    "MeanBeta": ("Mean response", 2),
+}
+"""Quality of a run in the table: its heading, and decimals."""
 _REASONS = {
     "constant": "constant in a run",
     "nan": "not finite in a run",
     "empty": "zero throughout",
+    "near_zero_mean": "with a mean smaller than their noise",
+    "partial": "fitted without the runs that lack them",
 }
 
 
@@ -201,25 +215,31 @@ def _fit_section(fit: _Fit, first: _Fit) -> Section:
     else:
         items += [_facts(fit), *(Note(note) for note in fit.numbers.notes)]
     if first is fit:
-        figures, runs = _figures(fit, [("", desc) for desc in _DESIGN]), _runs_table(fit)
-        design = Section("Design and timing", f"{anchor}-design", [*figures, *([runs] if runs else [])])
+        design = Section("Design and timing", f"{anchor}-design", _figures(fit, [*_DESIGN[:2], *_among(fit, _DESIGN[2:])]))
     else:
         design = Section("Design and timing", f"{anchor}-design", [Text(f"As for {first.title}: the runs are the same.")])
-    known = {("", desc) for desc in (*_DESIGN, *_CHOICES, *_QUALITY)}
+    known = {key for group in (_DESIGN, _DATA, _CHOICES, _RELIABILITY, _ASIDE) for key in _among(fit, group)}
     maps = sorted((key for key in fit.figures if key not in known), key=_map_order)
     # The figures tell which models there are where the numbers are missing.
     best = fit.best or next((model for model in reversed(MODELS) if any(desc == model for _, desc in maps)), "")
     shown = [key for key in maps if key[1] in ("onoff", best)] or [("rsquared", "onoff")]
     others = _figures(fit, [key for key in maps if key not in shown])
     more = [Section("Maps of the other models", f"{anchor}-othermaps", others, folded=True)] if others else []
+    runs = _runs_table(fit)
     parts = [
         design,
+        Section("Quality of the runs", f"{anchor}-runs", [*([runs] if runs else []), *_figures(fit, _among(fit, _DATA))]),
         Section("Maps", f"{anchor}-maps", [*_figures(fit, shown), *more]),
-        Section("What was chosen", f"{anchor}-choices", _figures(fit, [("", desc) for desc in _CHOICES if ("", desc) in fit.figures])),
+        Section("What was chosen", f"{anchor}-choices", _figures(fit, _among(fit, _CHOICES))),
         Section("Reliability", f"{anchor}-reliability", _reliability(fit)),
-        Section("What was set aside", f"{anchor}-aside", _set_aside(fit)),
+        Section("What was set aside", f"{anchor}-aside", [*_set_aside(fit), *_figures(fit, _among(fit, _ASIDE))]),
     ]
     return Section(fit.title, anchor, [*items, *(part for part in parts if part.items)])
+
+
+def _among(fit: _Fit, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Figures of these names that are there, in this order; ``*`` stands for any model."""
+    return [key for stat, desc in wanted for key in sorted(fit.figures) if key[0] == stat and desc in ("*", key[1])]
 
 
 def _map_order(key: tuple[str, str]) -> tuple[int, int, str, str]:
@@ -251,6 +271,20 @@ def _facts(fit: _Fit) -> Facts:
             ("Noise regressors", number("n_pcs"), f"from {number('n_noise_pool')} units"),
             ("Noise ceiling", number("median_noise_ceiling_responsive", best, "{:.1f} %"), "median, responsive units"),
             ("Odd-even r", number("median_odd_even_r_responsive", best, "{:.2f}"), "median, responsive units"),
+            ("Single-trial r", number("median_single_trial_r_responsive", best, "{:.2f}"), "median, responsive units"),
+            ("Noise pool's odd-even r", number("pool_reliability", "", "{:.2f}"), "0: it holds no signal"),
+            ("Temporal SNR", number("median_tsnr", "", "{:.0f}"), "median over units, mean of runs"),
+            (
+                "Mean FD",
+                number("mean_framewise_displacement", "", "{:.2f} mm"),
+                f"{number('share_displaced', '', '{:.1f} %')} above 0.5 mm",
+            ),
+            (
+                "Variance inflation",
+                number("median_variance_inflation", "", "{:.1f}"),
+                f"median trial; at most {number('max_variance_inflation', '', '{:.1f}')}",
+            ),
+            ("Trials flagged", number("n_trials_flagged"), f"{number('n_trials_set_aside')} more left out"),
         ]
     )
 
@@ -258,24 +292,44 @@ def _facts(fit: _Fit) -> Facts:
 def _runs_table(fit: _Fit) -> Table | None:
     if fit.numbers is None or not fit.numbers.runs:
         return None
-    keys = ("Label", "Volumes", "RepetitionTime", "StartTime", "Trials")
-    rows: list[list[str | float | int]] = [[run.get(key, "n/a") for key in keys] for run in fit.numbers.runs]
-    return Table(("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials"), rows)
+    rows: list[list[Cell]] = []
+    present = {key for run in fit.numbers.runs for key in run}
+    shown = {key: column for key, column in _RUN_COLUMNS.items() if key in present}
+    for run in fit.numbers.runs:
+        cells: list[Cell] = [run.get(key, "n/a") for key in ("Label", "Volumes", "RepetitionTime", "StartTime", "Trials")]
+        cells += [Number(float(run.get(key, math.nan)), decimals) for key, (_, decimals) in shown.items()]
+        rows.append([*cells, ", ".join(map(str, run.get("Remarks", [])))])
+    heads = ("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials", *(name for name, _ in shown.values()), "Remarks")
+    caption = (
+        "Medians over units or trials, means over volumes. Remarks: more than three robust standard deviations off the other runs (from "
+        "four runs on), or (moved) more than a fifth of the volumes with a framewise displacement above 0.5 mm."
+    )
+    return Table(heads, rows, caption)
 
 
 def _reliability(fit: _Fit) -> list[Item]:
-    items: list[Item] = list(_figures(fit, [("", desc) for desc in _QUALITY if ("", desc) in fit.figures]))
+    items: list[Item] = list(_figures(fit, _among(fit, _RELIABILITY)))
     if fit.numbers is None or not fit.numbers.models:
         return items
     if ("", "reliability") not in fit.figures:
         items.insert(0, Note("Odd-even reliability could not be computed: it needs three conditions or more in both odd and even runs."))
-    metrics = ("median_rsquared", "median_noise_ceiling", "median_odd_even_r")
+    metrics = ("median_rsquared", "median_noise_ceiling", "median_odd_even_r", "median_single_trial_r")
     rows: list[list[Cell]] = []
     for model in fit.numbers.models:
-        digits = {metric: 2 if metric == "median_odd_even_r" else 1 for metric in metrics}
+        digits = {metric: 2 if metric.endswith("_r") else 1 for metric in metrics}
         values = [Number(fit.get(f"{metric}{subset}", model), digits[metric]) for metric in metrics for subset in ("", "_responsive")]
         rows.append([model, *values])
-    columns = ("Model", "R² (%)", "responsive", "Noise ceiling (%)", "responsive", "Odd-even r", "responsive")
+    columns = (
+        "Model",
+        "R² (%)",
+        "responsive",
+        "Noise ceiling (%)",
+        "responsive",
+        "Odd-even r",
+        "responsive",
+        "Single-trial r",
+        "responsive",
+    )
     threshold = fit.get("pcs_threshold")
     responsive = (
         f"those whose on/off R² exceeds the threshold of the vote on noise regressors ({threshold:.3g} %), or the best twentieth where "
@@ -296,14 +350,26 @@ def _set_aside(fit: _Fit) -> list[Item]:
         reason = metric.removeprefix("n_units_")
         if metric.startswith("n_units_") and reason not in ("valid", "responsive"):
             count = fit.get(metric, model)
-            remark = "NaN in every map" if count else ""
+            remark = "" if not count else "NaN for the trials of those runs" if reason == "partial" else "NaN in every map"
             rows.append([f"Units {_REASONS.get(reason, reason)}", _count(count), Number(100 * count / total, 2), remark])
     reasons: dict[str, list[str]] = {}
     for reason, place in fit.numbers.trials_set_aside:
         reasons.setdefault(reason, []).append(place)
     for reason, places in reasons.items():
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        rows.append([f"Trials: {reason}", len(places), "", ", ".join(places[:3]) + more])
+        rows.append([f"Trials left out: {reason}", len(places), "", ", ".join(places[:3]) + more])
     if not reasons:
-        rows.append(["Trials", 0, "", "every trial was modelled"])
+        rows.append(["Trials left out", 0, "", "every trial was modelled"])
+    n_trials = max(1.0, fit.get("n_trials"))
+    flagged: dict[str, dict[str, int]] = {}
+    for reason, run, number in fit.numbers.trials_flagged:
+        flagged.setdefault(reason, {})[run] = number
+    for reason, by_run in flagged.items():
+        total_flagged = sum(by_run.values())
+        where = ", ".join(f"{run} ({number})" for run, number in list(by_run.items())[:6]) + (", ..." if len(by_run) > 6 else "")
+        rows.append(
+            [f"Trials flagged: {reason}", total_flagged, Number(100 * total_flagged / n_trials, 2), f"modelled, unreliable: {where}"]
+        )
+    if not flagged:
+        rows.append(["Trials flagged", 0, "", "every trial's estimate stands on its own"])
     return [Table(("What, and why", "Count", "Share (%)", "Remark"), rows)]
