@@ -104,13 +104,21 @@ class Scores:
         Of each filter's output with the targets.
     quadratic : (n_filters, n_filters) float64 array
         Of the outputs with each other.
+    total : float
+        Of the targets with themselves.
     """
 
     linear: FloatArray
     quadratic: FloatArray
+    total: float
+
+    @classmethod
+    def none(cls, n_filters: int) -> Scores:
+        """Scores of no samples."""
+        return cls(np.zeros(n_filters), np.zeros((n_filters, n_filters)), 0.0)
 
     def __add__(self, other: Scores) -> Scores:
-        return Scores(self.linear + other.linear, self.quadratic + other.quadratic)
+        return Scores(self.linear + other.linear, self.quadratic + other.quadratic, self.total + other.total)
 
     def gain(self, weights: FloatArray) -> float:
         """Squared error that a mixture saves against predicting the mean."""
@@ -167,7 +175,7 @@ def score_filters(
                 quadratic[place, other] += block
                 if j < i:
                     quadratic[other, place] += block.T
-    return Scores(linear, quadratic)
+    return Scores(linear, quadratic, float(weights @ np.einsum("ij,ij->i", targets, targets)))
 
 
 def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
@@ -178,16 +186,14 @@ def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
     scores : Scores
         Of the filters.
     ridge : float
-        Added to the diagonal, relative to its mean, so that nearly equal filters share their weight.
+        Added to the diagonal, relative to its mean and to the share of the targets that no filter explains: nearly equal filters share
+        their weight as far as the scores cannot tell them apart.
     """
     n_filters = len(scores.linear)
     level = np.trace(scores.quadratic) / n_filters
-    if level <= 0:
+    if level <= 0 or scores.total <= 0:
         return np.zeros(n_filters)
-    matrix = (scores.quadratic + scores.quadratic.T) / 2 + ridge * level * np.eye(n_filters)
-    upper = scipy.linalg.cholesky(matrix, check_finite=False)
-    target = scipy.linalg.solve_triangular(upper, scores.linear, trans="T", check_finite=False)
-    weights = np.asarray(scipy.optimize.nnls(upper, target, maxiter=100 * n_filters)[0])
-    size = float(weights @ scores.quadratic @ weights)
-    # the ridge must not take amplitude: where signal is strong, a thousandth of it is more than all noise
-    return weights * (float(weights @ scores.linear) / size) if size > 0 else weights
+    unexplained = 1 - max(0.0, float(np.max(2 * scores.linear - np.diag(scores.quadratic)))) / scores.total
+    values, vectors = np.linalg.eigh((scores.quadratic + scores.quadratic.T) / 2)
+    root = np.sqrt(np.maximum(values, ROUNDING * values[-1]) + ridge * max(unexplained, 0.0) * level)
+    return np.asarray(scipy.optimize.nnls(root[:, None] * vectors.T, vectors.T @ scores.linear / root, maxiter=100 * n_filters)[0])

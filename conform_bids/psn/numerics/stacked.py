@@ -127,7 +127,7 @@ def _score_fold(
     others[fold] = False
     noise = shrink(data.noise_covariance(others), noise_level)
     cholesky = noise_cholesky(noise)
-    scores = Scores(np.zeros(len(levels) * len(terms)), np.zeros((len(levels) * len(terms),) * 2))
+    scores = Scores.none(len(levels) * len(terms))
     repeated = fold[data.trials.counts[fold] >= 2]
     if not len(repeated):
         return scores

@@ -67,6 +67,7 @@ def test_scores_of_filters_against_dense_ones() -> None:
     scores = score_filters(parts, terms, inputs, targets, counts, weights)
     assert np.allclose(scores.linear, np.einsum("ksu,su,s->k", stack, targets, weights))
     assert np.allclose(scores.quadratic, np.einsum("ksu,lsu,s->kl", stack, stack, weights))
+    assert np.isclose(scores.total, np.einsum("su,su,s->", targets, targets, weights))
 
 
 def test_mixture_is_the_non_negative_minimum() -> None:
@@ -74,13 +75,13 @@ def test_mixture_is_the_non_negative_minimum() -> None:
     outputs, target = rng.standard_normal((30, 4)), rng.standard_normal(30)
     outputs[:, 0] += target
     outputs[:, 1] -= target
-    scores = Scores(outputs.T @ target, outputs.T @ outputs)
+    scores = Scores(outputs.T @ target, outputs.T @ outputs, float(target @ target))
     weights = solve_mixture(scores, ridge=0.0)
     assert (weights >= 0).all() and weights[1] == 0
     slope = scores.linear - scores.quadratic @ weights
     assert np.allclose(slope[weights > 0], 0, atol=1e-9) and (slope[weights == 0] <= 1e-9).all()
     assert scores.gain(weights) == pytest.approx(np.sum(target**2) - np.sum((target - outputs @ weights) ** 2))
-    assert not solve_mixture(Scores(np.ones(3), np.zeros((3, 3)))).any()
+    assert not solve_mixture(Scores.none(3)).any()
 
 
 def test_held_out_pairs_of_uneven_trials(simulate: Callable[..., Any]) -> None:
