@@ -29,6 +29,7 @@ _DRIFT = 1.0
 _LEAD_S = 6.0  # before the first onset
 _TAIL_S = 14.0  # after the last
 _BURN_IN = 100
+_ON_NOISE_STREAM = 99  # kinds draw from the streams of their places in the table
 _LIBRARY_CENTRE, _LIBRARY_SPREAD = 9.0, 4.0
 
 
@@ -188,7 +189,7 @@ def simulate_on_noise(noise: Sequence[NDArray[np.floating]], tr: float, seed: in
     -----
     Each run takes as many trials as fit; conditions recur from run to run.
     """
-    generator = np.random.default_rng([seed, len(KINDS)])
+    generator = np.random.default_rng([seed, _ON_NOISE_STREAM])
     n_units = noise[0].shape[1]
     last = min(len(part) for part in noise) * tr - _TAIL_S
     per_run = int((last - _LEAD_S) / np.mean(ON_NOISE.gap))
