@@ -149,3 +149,9 @@ def test_inputs_of_glmsingle_give_its_results(mapping: str, reference_case: Any)
     compared = np.isfinite(reference).all(axis=-1)
     difference = np.abs(names["betasmd"] - reference)[compared]
     assert np.median(difference) < 1e-3 * np.abs(reference[compared]).max()
+
+
+def test_every_attribute_of_a_fit_is_described(repository: Path) -> None:
+    words = {word for code in _codes((repository / "docs" / "glm" / "python.md").read_text()) for word in re.findall(r"\w+", code)}
+    documented = {entry.name for record in (SingleTrialFit, SingleTrialModel) for entry in dataclasses.fields(record)}
+    assert documented - {"name"} <= words

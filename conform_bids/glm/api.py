@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from conform_bids.options import from_mapping
 
 __all__ = ["fit_single_trials"]
 
-_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "fit_scope", "session_groups"})
+_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "fit_scope", "session_groups", "write"})
 """Settings of the app about files, or which events of a file are used: of a data frame the caller decides."""
 _TAKEN = frozenset({"model", "confounds", "split", "cv_folds", "nuisance_events", "condition_column", "hrf_library", "assumed_hrf"})
 """Settings that have a keyword of their own, or a column of the events."""
@@ -57,6 +57,7 @@ def fit_single_trials(
     whiten: str = "auto",
     hrf_averaging: str = "auto",
     units: str = "percent",
+    ordinary: bool = False,
     compat: bool = False,
     polynomial_degree: int | None = None,
     n_threads: int | None = None,
@@ -104,6 +105,8 @@ def fit_single_trials(
         Of conform: auto, none or ar; auto, on or off.
     units : str
         Of the betas: percent (signal change) or raw.
+    ordinary : bool
+        Keep conform's least-squares betas, not shrunk, beside its own.
     compat : bool
         Reproduce GLMsingle number for number; not with conform.
     polynomial_degree : int
@@ -179,8 +182,9 @@ def fit_single_trials(
         trials, timing, tuple(regressors), assumed, sessions=sessions, cv_folds=cv_folds, degree=polynomial_degree, compat=compat
     )
     plan = Plan("array", {}, "nifti", (), settings.model, settings, int(seed), Path())
+    engine_options = replace(fit_options(plan), ordinary=ordinary)
     compute = Compute(_device(device), _threads(n_threads), memory_gb * 1e9)
-    result = fit_models(runs, design, library, assumed, fit_options(plan), compute)
+    result = fit_models(runs, design, library, assumed, engine_options, compute)
     if not result.valid.any():
         if result.near_zero.any():
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SingleTrialFit", "SingleTrialModel", "collect_fit"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 _PREFERRED = ("conform", "fithrfdenoiserr", "fithrfdenoise", "fithrf", "assumehrf")
 
 
@@ -212,7 +214,7 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
     units : str
         Of the betas: percent or raw.
     """
-    sessions = design.session[design.run]
+    condition, sessions = design.condition, design.session[design.run]
     models = {}
     for name in sorted(result.models, key=_PREFERRED.index):
         fitted = result.models[name]
@@ -224,8 +226,8 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
             r2=fitted.rsquared,
             r2_run=fitted.rsquared_run,
             hrf_index=None if name == "assumehrf" else np.where(result.valid, index, -1),
-            noise_ceiling=noise_ceiling(fitted.betas, design.condition, sessions),
-            reliability=np.where(result.valid, odd_even_reliability(fitted.betas, design.condition, design.run), np.nan),
+            noise_ceiling=_by_runs_there(lambda b, rows: noise_ceiling(b, condition[rows], sessions[rows]), fitted.betas, design),
+            reliability=_by_runs_there(lambda b, rows: odd_even_reliability(b, condition[rows], design.run[rows]), fitted.betas, design),
             scale=None if own is None else own.estimate.scale,
             shrinkage=None if own is None else own.estimate.shrinkage,
             ordinary=None if own is None else result.ordinary,
@@ -251,6 +253,21 @@ def collect_fit(result: FitResult, design: Design, trials: pd.DataFrame, library
         units=units,
         notes=(*result.notes, *_set_aside(result)),
     )
+
+
+def _by_runs_there(
+    score: Callable[[npt.NDArray[np.float32], IntArray], FloatArray], betas: npt.NDArray[np.float32], design: Design
+) -> FloatArray:
+    """Score of every unit, from the trials of the runs that have it; ``score`` takes betas and their rows in the trial table."""
+    scores = np.array(score(betas, np.arange(design.n_trials)))
+    runs = np.unique(design.run)
+    absent = np.isnan(betas[np.searchsorted(design.run, runs)])
+    partly = np.flatnonzero(absent.any(axis=0) & ~absent.all(axis=0))
+    patterns, which = np.unique(absent[:, partly], axis=1, return_inverse=True)
+    for index, pattern in enumerate(patterns.T):
+        rows, units = np.flatnonzero(np.isin(design.run, runs[~pattern])), partly[np.ravel(which) == index]
+        scores[units] = score(betas[np.ix_(rows, units)], rows)
+    return scores
 
 
 def _set_aside(result: FitResult) -> list[str]:

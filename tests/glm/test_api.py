@@ -134,9 +134,18 @@ def test_result_has_the_shapes_it_says(small: tuple, small_fit: SingleTrialFit) 
     first = small_fit.trials["stim_id"].to_numpy() == names[0]
     np.testing.assert_allclose(means[0], small_fit.betas[first].mean(axis=0), rtol=1e-4, atol=1e-5)
     assert small_fit.reliability[:20].mean() > small_fit.reliability[20:].mean() + 0.2
-    assert small_fit["fithrf"].scale is None
+    assert small_fit["fithrf"].scale is None and small_fit["fithrf"].ordinary is None and small_fit.best.ordinary is None
     with pytest.raises(KeyError, match=r"fithrfdenoise.*there are conform, fithrf"):
         small_fit["fithrfdenoise"]
+
+
+def test_ordinary_betas_are_kept_on_request(small: tuple, small_fit: SingleTrialFit) -> None:
+    fit = fit_single_trials(*small, 2.0, ordinary=True, n_threads=1)
+    ordinary, scale = fit.best.ordinary, fit.best.scale
+    assert ordinary is not None and scale is not None and ordinary.shape == fit.betas.shape
+    np.testing.assert_allclose(fit.betas, small_fit.betas, rtol=1e-4, atol=1e-5)
+    slope = [np.polyfit(fit.betas[:, unit], ordinary[:, unit], 1)[0] for unit in range(40)]
+    np.testing.assert_allclose(slope, scale, rtol=1e-2)
 
 
 def test_repr_tells(small_fit: SingleTrialFit) -> None:
@@ -161,10 +170,14 @@ def test_units_that_cannot_be_fitted_are_nan_and_named(small: tuple, small_fit: 
 
 def test_a_unit_absent_from_a_run_keeps_the_other(small: tuple, small_fit: SingleTrialFit) -> None:
     bold, events = [run.copy() for run in small[0]], small[1]
+    bold, events = [*bold, bold[0][::-1].copy()], [*events, events[0]]
     bold[1][7, 3] = np.nan
     fit = fit_single_trials(bold, events, 2.0, models="fithrf", n_threads=1)
-    first = fit.trials["run_id"].to_numpy() == "1"
-    assert fit.valid.all() and fit.present[:, 3].tolist() == [True, False]
+    alone = fit_single_trials(bold[::2], events[::2], 2.0, models="fithrf", n_threads=1)
+    first = fit.trials["run_id"].to_numpy() != "2"
+    assert fit.valid.all() and fit.present[:, 3].tolist() == [True, False, True]
+    assert fit.best.hrf_index is not None and alone.best.hrf_index is not None and fit.best.hrf_index[3] == alone.best.hrf_index[3]
+    np.testing.assert_allclose(fit.noise_ceiling[3], alone.noise_ceiling[3], rtol=1e-3, atol=1e-3)
     assert np.isnan(fit.betas[~first, 3]).all() and np.isfinite(fit.betas[first, 3]).all()
     assert fit.notes[-1].startswith("1 units are absent from some runs")
     means, _ = fit.best.condition_means()
