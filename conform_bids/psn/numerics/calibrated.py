@@ -70,7 +70,7 @@ def fit_calibrated(
         Folds of conditions.
     """
     data = standardise(trials)
-    folds = split_conditions(trials.n_conditions, n_folds, seed)
+    folds = split_conditions(data.trials.counts, n_folds, seed)
     curves = np.zeros((trials.n_units if level != "population" else 1, len(A_VALUES)))
     fold_of = np.empty(trials.n_conditions, dtype=np.intp)
     for index, fold in enumerate(folds):

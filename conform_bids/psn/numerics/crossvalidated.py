@@ -14,6 +14,7 @@ from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.gsn import estimate_signal_noise
 from conform_bids.psn.numerics.levels import pool_curves
 from conform_bids.psn.numerics.presets import truncated
+from conform_bids.psn.numerics.standardised import require_folds
 from conform_bids.psn.numerics.trials import Trials, split_conditions
 
 __all__ = ["CrossvalidatedResult", "fit_crossvalidated", "truncation_curves"]
@@ -80,19 +81,17 @@ def fit_crossvalidated(
         Folds of conditions.
     """
     complete = trials.only_complete()
-    folds = split_conditions(trials.n_conditions, n_folds, seed)
+    require_folds(complete)
+    folds = split_conditions(complete.counts, n_folds, seed)
     fold_of = np.empty(trials.n_conditions, dtype=np.intp)
-    curves = None
+    curves: FloatArray = np.zeros((1, 1))
     for index, fold in enumerate(folds):
         fold_of[fold] = index
         training = complete.select_conditions(np.flatnonzero(~np.isin(np.arange(trials.n_conditions), fold)))
         vectors = make_basis(estimate_signal_noise(training, USE_ALL), training.means, basis, order).vectors
         mean = training.means.mean(axis=0)
         for inputs, targets, _ in held_out_pairs(complete.select_conditions(fold)):
-            scored = truncation_curves(vectors, inputs - mean, targets - mean, by_unit=level != "population")
-            curves = scored if curves is None else curves + scored
-    if curves is None:
-        raise UsageError("no condition repeats: nothing to cross-validate")
+            curves = curves + truncation_curves(vectors, inputs - mean, targets - mean, by_unit=level != "population")
     curves = pool_curves(curves, level, groups)
     chosen = make_basis(estimate_signal_noise(complete, USE_ALL), complete.means, basis, order)
     numbers = np.unique(allowed) if allowed else np.arange(curves.shape[1])

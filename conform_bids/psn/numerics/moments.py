@@ -62,7 +62,9 @@ def noise_factor(trials: Trials, *, pooled: bool = False) -> FloatArray:
 
 
 def choose_noise_level(trials: Trials, *, pooled: bool = False) -> ShrinkageChoice:
-    """Level for the noise covariance, held out by condition; trials have to be complete."""
+    """Level for the noise covariance, held out by condition; trials have to be complete. If ``pooled``, among those that repeat."""
+    if pooled:
+        trials = trials.select_conditions(trials.counts >= 2)
     train, held_out = split_for_likelihood(trials.n_conditions)
     rest = trials.select_conditions(held_out)
     samples = rest.residuals()[(rest.counts >= 2)[rest.condition]]

@@ -10,12 +10,14 @@ import numpy.typing as npt
 from conform_bids.errors import UnusableInputError
 from conform_bids.psn.numerics.trials import Trials
 
-__all__ = ["Standardised", "standardise"]
+__all__ = ["Standardised", "require_folds", "standardise"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 OUTLYING = 3.0
 """Times the median residual variance; a condition beyond it counts less."""
+MIN_CONDITIONS = 6
+MIN_REPEATED = 4
 QUIET = 1e-6
 """Of a unit's standard deviation over condition means: noise below it counts as this."""
 
@@ -75,6 +77,22 @@ class Standardised:
         return centre, rows.T @ rows / freedom, float(self.weight @ share / total)
 
 
+def require_folds(trials: Trials) -> None:
+    """Refuse what cannot be cross-validated over conditions.
+
+    Raises
+    ------
+    UnusableInputError
+        With fewer than `MIN_CONDITIONS`, or fewer than `MIN_REPEATED` that repeat.
+    """
+    repeated = int((trials.counts >= 2).sum())
+    if trials.n_conditions < MIN_CONDITIONS or repeated < MIN_REPEATED:
+        raise UnusableInputError(
+            f"cross-validation over conditions needs {MIN_CONDITIONS} of them, {MIN_REPEATED} with 2 complete trials; there are "
+            f"{trials.n_conditions}, of which {repeated} repeat (the methods standard and wiener do with fewer)"
+        )
+
+
 def standardise(trials: Trials) -> Standardised:
     """Divide each unit by its noise, and find what each condition is worth.
 
@@ -84,12 +102,8 @@ def standardise(trials: Trials) -> Standardised:
         If too few conditions repeat.
     """
     complete = trials.only_complete()
+    require_folds(complete)
     repeated = complete.counts >= 2
-    if complete.n_conditions < 3 or repeated.sum() < 2:
-        raise UnusableInputError(
-            f"at least 3 conditions, 2 of them with 2 complete trials, are needed; there are {complete.n_conditions}, "
-            f"of which {int(repeated.sum())} repeat"
-        )
     residuals = complete.residuals()
     freedom = float((complete.counts - 1).sum())
     deviation = np.sqrt(np.einsum("ij,ij->j", residuals, residuals) / freedom)

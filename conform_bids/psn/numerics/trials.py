@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -177,7 +176,19 @@ def reference_permutation(length: int, seed: int = 42) -> IntArray:
     return np.argsort(np.random.RandomState(seed).rand(length))
 
 
-def split_conditions(n_conditions: int, n_folds: int, seed: int) -> Sequence[IntArray]:
-    """Partition conditions at random into folds of nearly equal size; each fold sorted."""
-    order = np.random.default_rng(seed).permutation(n_conditions)
-    return [np.sort(fold) for fold in np.array_split(order, min(n_folds, n_conditions))]
+def split_conditions(counts: IntArray, n_folds: int, seed: int) -> list[IntArray]:
+    """Partition conditions at random into folds, each sorted, with nearly equally many that repeat in each.
+
+    Parameters
+    ----------
+    counts : (n_conditions,) int array
+        Trials of each condition.
+    n_folds : int
+        Folds; at most as many as conditions.
+    seed : int
+        Of the partition.
+    """
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(counts[order] < 2, kind="stable")]
+    number = min(n_folds, len(counts))
+    return [np.sort(order[start::number]) for start in range(number)]

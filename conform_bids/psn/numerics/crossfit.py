@@ -1,0 +1,144 @@
+"""Denoised responses whose denoiser never saw their condition, and what can be said of reliability with them.
+
+A denoiser carries the noise of the trials that it was fitted on: two halves denoised by it agree even where there is no signal. With
+the denoiser of other conditions their errors are independent, and on pure noise correlations are zero but for chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from conform_bids.psn.numerics.denoiser import Denoiser
+from conform_bids.psn.numerics.trials import Trials, split_conditions
+
+__all__ = ["CrossFit", "crossfit", "half_means"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Cross-fitted responses, and reliabilities over conditions, unit by unit.
+
+    Correlations are over the conditions that repeat, about the mean of each fold, since all conditions of a fold share a denoiser.
+
+    Attributes
+    ----------
+    denoised : (n_conditions, n_units) float64 array
+        Each condition's mean, denoised by the fit to the other folds.
+    fold : (n_conditions,) int array
+        Fold of each condition.
+    reliability_before : (n_units,) float64 array
+        Correlation of the means of two halves of the trials.
+    reliability_after : (n_units,) float64 array
+        Of the two halves, both denoised; NaN where nothing is left of a unit.
+    prediction : (n_units,) float64 array
+        Of one half denoised with the other one as it is.
+    gain : (n_units,) float64 array
+        Share of the squared error of the mean response, in predicting one half, that the other half denoised saves.
+    """
+
+    denoised: FloatArray
+    fold: IntArray
+    reliability_before: FloatArray
+    reliability_after: FloatArray
+    prediction: FloatArray
+    gain: FloatArray
+
+
+def crossfit(trials: Trials, fit: Callable[[Trials], Denoiser], n_folds: int = 5, seed: int = 0) -> CrossFit:
+    """Denoise every condition by a denoiser that was fitted on other conditions.
+
+    Parameters
+    ----------
+    trials : Trials
+        Complete trials are used.
+    fit : callable
+        Makes a denoiser of trials; all that it chooses is chosen on them.
+    n_folds, seed : int
+        Folds of conditions, and halves of trials.
+    """
+    complete = trials.only_complete()
+    denoised, means = np.empty_like(complete.means), complete.means
+    fold_of = np.empty(complete.n_conditions, dtype=np.intp)
+    centre = means.mean(axis=0)
+    first, second, counts = half_means(complete, seed)
+    repeated = complete.counts >= 2
+    after = [np.zeros_like(first), np.zeros_like(second)]
+    for index, fold in enumerate(split_conditions(complete.counts, n_folds, seed)):
+        fold_of[fold] = index
+        others = np.ones(complete.n_conditions, bool)
+        others[fold] = False
+        # centred on the mean of all conditions: the folds' own means would differ by their neighbours' noise
+        denoiser = replace(fit(complete.select_conditions(others)), mean=centre)
+        denoised[fold] = denoiser.apply(means[fold], complete.counts[fold])
+        halves = fold[repeated[fold]]
+        for half, out, count in zip((first, second), after, counts, strict=True):
+            out[halves] = denoiser.apply(half[halves], count[halves])
+    code = fold_of[repeated]
+    a, b, p, q = (_about_fold_means(values[repeated], code) for values in (first, second, *after))
+    error = np.square(b - p).sum(axis=0) + np.square(a - q).sum(axis=0)
+    total = np.square(a).sum(axis=0) + np.square(b).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = 1 - error / total
+    return CrossFit(
+        denoised,
+        fold_of,
+        _correlate(a, b),
+        _correlate(p, q),
+        (_correlate(p, b) + _correlate(q, a)) / 2,
+        gain,
+    )
+
+
+def half_means(trials: Trials, seed: int) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
+    """Means over two random halves of each condition's trials, and the trials of each half.
+
+    Parameters
+    ----------
+    trials : Trials
+        Complete; conditions with one trial are NaN in the second half.
+    seed : int
+        Of the halves.
+
+    Returns
+    -------
+    first, second : (n_conditions, n_units) float64 arrays
+        Means.
+    counts : pair of (n_conditions,) float64 arrays
+        Trials of each mean; the first half is the larger one of an odd number, or the smaller one, by chance.
+    """
+    rng = np.random.default_rng([seed, 2])
+    shuffled = np.lexsort((rng.random(len(trials.condition)), trials.condition))
+    rank = np.empty(len(shuffled), dtype=np.intp)
+    rank[shuffled] = np.arange(len(shuffled)) - np.repeat(trials.starts, trials.counts)
+    # trials are dealt in turn, beginning with one half or the other
+    first = (rank + (rng.random(trials.n_conditions) < 0.5)[trials.condition]) % 2 == 0
+    first |= (trials.counts == 1)[trials.condition]
+    means, counts = [], []
+    for chosen in (first, ~first):
+        number = np.bincount(trials.condition[chosen], minlength=trials.n_conditions).astype(np.float64)
+        sums = np.add.reduceat(np.where(chosen[:, None], trials.values, 0.0), trials.starts, axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append(sums / number[:, None])
+        counts.append(number)
+    return means[0], means[1], (counts[0], counts[1])
+
+
+def _about_fold_means(values: FloatArray, code: IntArray) -> FloatArray:
+    centred = values.copy()
+    for fold in np.unique(code):
+        centred[code == fold] -= centred[code == fold].mean(axis=0)
+    return centred
+
+
+def _correlate(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Correlation of centred columns; NaN where a column is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        product = np.einsum("ij,ij->j", first, first) * np.einsum("ij,ij->j", second, second)
+        return np.asarray(np.einsum("ij,ij->j", first, second) / np.sqrt(product))
