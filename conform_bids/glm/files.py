@@ -17,6 +17,7 @@ from conform_bids.options import from_mapping, to_mapping
 __all__ = [
     "DENOISED_MODELS",
     "HRF_MODELS",
+    "ORDINARY",
     "MapOutput",
     "Plan",
     "PlannedRun",
@@ -25,8 +26,11 @@ __all__ = [
     "output_maps",
     "output_tables",
     "sidecar_of",
+    "writes_ordinary",
 ]
 
+ORDINARY = "conformols"
+"""The ``desc`` of the least-squares betas of the model conform."""
 HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
 
 
@@ -235,6 +239,11 @@ class TableOutput:
     run: int | None = None
 
 
+def writes_ordinary(plan: Plan) -> bool:
+    """Whether the least-squares betas of the model conform are asked for, and fitted."""
+    return "conform" in plan.models and "ols" in plan.settings.write
+
+
 def metrics_path(entities: Mapping[str, str]) -> str:
     """Name of the table of a fit's numbers, which is drawn up with the figures, relative to the output folder."""
     return relative_path({**entities, "desc": "glm"}, "metrics", ".tsv")
@@ -248,6 +257,7 @@ def sidecar_of(path: str) -> str:
 
 
 _BETAS = "Single-trial response amplitudes; volume (map) k is row k of the trial table"
+_CEILING = "Noise ceiling: share of the variance of condition means that is not noise (Allen et al., 2022)"
 _R2 = "Variance explained by the model over all runs, drifts out"
 
 
@@ -273,12 +283,18 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         if model == "conform":
             description = "Slope of the ordinary least-squares betas on these: times it, betas have the amplitude of unshrunken ones"
             add("conform_scale", model, "scale", "float32", Description=description, Units="arbitrary")
+        if model == "conform" and "shrinkage" in plan.settings.write:
+            description = "log10 of lambda, the ratio of the variance of responses to that of the noise: the lower, the more shrunk"
+            add("conform_shrinkage", model, "shrinkage", "float32", Description=description, Units="arbitrary")
         if model == "fithrfdenoiserr":
             add("fraction", model, "fraction", "float32", Description="Ridge fraction chosen for the unit", Units="proportion")
         if plan.has_repeats:
-            description = "Noise ceiling: share of the variance of condition means that is not noise (Allen et al., 2022)"
-            add(f"noise_ceiling_{model}", model, "noiseceiling", "float32", Description=description, Units="percent")
+            add(f"noise_ceiling_{model}", model, "noiseceiling", "float32", Description=_CEILING, Units="percent")
         add("mean", model, "mean", "float32", Description="Mean of the BOLD series over all runs", Units="arbitrary")
+    if writes_ordinary(plan):
+        add("conformols_betas", ORDINARY, "effect", "float32", Description=_BETAS, Units=units)
+        if plan.has_repeats:
+            add("noise_ceiling_conformols", ORDINARY, "noiseceiling", "float32", Description=_CEILING, Units="percent")
     masks = [("valid", "brain", "Units that were fitted")]
     if any(model in DENOISED_MODELS for model in plan.models):
         masks.append(("noise_pool", "noisepool", "Units whose time courses gave the noise regressors"))
@@ -294,7 +310,8 @@ def output_tables(plan: Plan) -> list[TableOutput]:
     """Every table of a job."""
     space_keys = ("space", "res", "den")
     plain = plan.entities if plan.space_in_tables else {key: plan.entities[key] for key in plan.entities if key not in space_keys}
-    rows = [TableOutput("trials", relative_path({**plain, "desc": model}, "trials", ".tsv"), model=model) for model in plan.models]
+    described = [*plan.models, *([ORDINARY] if writes_ordinary(plan) else [])]
+    rows = [TableOutput("trials", relative_path({**plain, "desc": model}, "trials", ".tsv"), model=model) for model in described]
     for index, run in enumerate(plan.runs):
         labels = {"ses": run.session, "run": run.run}
         entities = {**plain, **{key: label for key, label in labels.items() if label is not None}}

@@ -15,7 +15,7 @@ from conform_bids.bids.confounds import count_rows, read_confounds
 from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.hrf_tables import load_default_library, read_hrf_table
 from conform_bids.bids.images import describe_bold, read_bold, read_space
-from conform_bids.bids.spaces import Space, intersect_spaces
+from conform_bids.bids.spaces import Space, VolumeSpace, intersect_spaces
 from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun
@@ -28,7 +28,6 @@ from conform_bids.glm.planning import (
     session_groups,
     usable_trials,
 )
-from conform_bids.numerics.blocks import block_size, unit_blocks
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_degree
 
@@ -53,8 +52,6 @@ class LoadedFit:
         The trial table.
     set_aside : DataFrame
         Events that were left out: file, line, onset, reason.
-    near_zero : (n_units,) bool array
-        Units without a mean that percent could be of; they are NaN in ``runs``.
     """
 
     runs: list[npt.NDArray[np.float32]]
@@ -62,7 +59,6 @@ class LoadedFit:
     regressor_names: tuple[tuple[str, ...], ...]
     trials: pd.DataFrame
     set_aside: pd.DataFrame
-    near_zero: npt.NDArray[np.bool_]
 
 
 def load_fit(plan: Plan, folder: Path) -> list[Path]:
@@ -79,53 +75,23 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
         Naming the file, when an input cannot be used.
     """
     runs = [_with_timing(run) for run in plan.runs]
-    space = read_common_space(plan)
+    space, outside = read_common_space(plan)
     table = build_trials(runs, plan.settings)
     paths = [folder / "space.npz", folder / "trials.tsv", folder / "stimuli.tsv", folder / "set_aside.json"]
     space.save(paths[0])
     write_trials(table, paths[1])
     write_stimuli(stimulus_table(table, plan.stimuli_dir), paths[2])
     _save_set_aside(table.set_aside, paths[3])
-    arrays = [folder / f"run-{index:03d}.npy" for index in range(len(runs))]
-    means = _Means(space.n_units)
-    for path, run in zip(arrays, runs, strict=True):
+    for index, run in enumerate(runs):
         values = read_bold(run.bold, space, n_volumes=run.n_volumes)
-        means.add(values)
-        np.save(path, values)
-    in_percent = plan.settings.units == "percent" and plan.settings.compat is None and plan.settings.engine == "conform"
-    near_zero = means.near_zero() if in_percent else np.zeros(space.n_units, bool)
-    for path in arrays if near_zero.any() else ():
-        np.load(path, mmap_mode="r+")[:, near_zero] = np.nan
-    np.save(folder / "near_zero.npy", near_zero)
-    paths += [*arrays, folder / "near_zero.npy"]
+        if outside is not None and outside[index].any():
+            values[:, outside[index]] = np.nan
+        paths.append(folder / f"run-{index:03d}.npy")
+        np.save(paths[-1], values)
     design, names = build_design(plan, runs, table)
     paths.append(folder / "design.npz")
     _save_design(design, names, paths[-1])
     return paths
-
-
-class _Means:
-    """Mean of every unit over all runs, and its standard deviation within runs, from one look at each run."""
-
-    def __init__(self, n_units: int) -> None:
-        self.n_volumes, self.total, self.squares = np.zeros(n_units), np.zeros(n_units), np.zeros(n_units)
-
-    def add(self, values: npt.NDArray[np.float32]) -> None:
-        """Take in a run, (n_volumes, n_units); what is not finite there does not count."""
-        for block in unit_blocks(values.shape[1], block_size(24.0 * len(values), 64e6)):
-            part = values[:, block].astype(np.float64)
-            with np.errstate(invalid="ignore", over="ignore"):
-                mean = part.mean(axis=0)
-                squares = np.square(part - mean).sum(axis=0)
-            known = np.isfinite(squares)
-            self.n_volumes[block] += len(part) * known
-            self.total[block] += np.where(known, mean * len(part), 0)
-            self.squares[block] += np.where(known, squares, 0)
-
-    def near_zero(self) -> npt.NDArray[np.bool_]:
-        """Units whose mean is smaller than their standard deviation, as in residuals; constant ones are no such units."""
-        count = np.maximum(self.n_volumes, 1)
-        return (self.squares > 0) & (np.abs(self.total / count) < np.sqrt(self.squares / count))
 
 
 def _save_set_aside(set_aside: pd.DataFrame, path: Path) -> None:
@@ -141,16 +107,35 @@ def read_loaded(files: Sequence[Path]) -> LoadedFit:
     design, names = _load_design(by_name["design.npz"])
     runs = [np.load(by_name[name], mmap_mode="r") for name in sorted(by_name) if name.startswith("run-")]
     set_aside = pd.DataFrame(json.loads(by_name["set_aside.json"].read_text(encoding="utf-8")))
-    return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside, np.load(by_name["near_zero.npy"]))
+    return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside)
 
 
-def read_common_space(plan: Plan) -> Space:
-    """Space of the units that every run of a fit has."""
+def read_common_space(plan: Plan) -> tuple[Space, npt.NDArray[np.bool_] | None]:
+    """Space of the units of a fit, and for each run which of them lie outside of its own mask.
+
+    A voxel is kept where at least half of the masks have it, and is absent from the other runs; GLMsingle has none that is absent from
+    a run, so there all masks must have it. Grayordinates and vertices are the same in all runs.
+
+    Raises
+    ------
+    UnusableInputError
+        When grids differ, or no voxel is left.
+    """
     entities = plan.entities
     spaces = [
         read_space(run.bold, run.mask, entities.get("space", "boldref"), entities.get("den"), entities.get("res")) for run in plan.runs
     ]
-    return intersect_spaces(spaces)
+    as_glmsingle = plan.settings.compat is not None or plan.settings.engine == "glmsingle"
+    masks = [space.mask for space in spaces if isinstance(space, VolumeSpace)]
+    if as_glmsingle or not masks:
+        return intersect_spaces(spaces), None
+    everywhere = [replace(space, mask=np.ones_like(space.mask)) for space in spaces if isinstance(space, VolumeSpace)]
+    grid = intersect_spaces(everywhere)
+    kept = 2 * np.sum(masks, axis=0) >= len(masks)
+    if not kept.any():
+        return intersect_spaces(spaces), None  # which says so
+    assert isinstance(grid, VolumeSpace)
+    return replace(grid, mask=kept), np.stack([~mask[kept] for mask in masks])
 
 
 def _with_timing(run: PlannedRun) -> PlannedRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from conform_bids.numerics.noise_ceiling import noise_ceiling
 __all__ = ["fit_and_store", "fit_options"]
 
 HRF_STEP = 0.1
+_LOGGER = logging.getLogger("nipype.interface")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def fit_options(plan: Plan) -> FitOptions:
         percent=settings.units == "percent",
         whiten=settings.whiten,
         hrf_averaging=settings.hrf_averaging,
+        pcs_rule=settings.pcs_rule,
+        ordinary="ols" in settings.write,
         seed=plan.random_seed,
     )
 
@@ -87,16 +91,18 @@ def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute)
     else:
         result = fit_models(loaded.runs, loaded.design, library, assumed, options, compute, store.allocate)
     if not result.valid.any():
-        raise UnusableInputError(_why_nothing_is_left(plan, loaded))
+        raise UnusableInputError(_why_nothing_is_left(plan, loaded, result))
     _store_arrays(store, plan, loaded, result)
     _store_curves(store, plan, loaded)
     write_json(_summary(plan, loaded, result, library.names), folder / "summary.json")
+    for line in _told(plan, result):
+        _LOGGER.info(line)
     return [*sorted(folder.glob("*.npy")), folder / "summary.json"]
 
 
-def _why_nothing_is_left(plan: Plan, loaded: LoadedFit) -> str:
+def _why_nothing_is_left(plan: Plan, loaded: LoadedFit, result: FitResult) -> str:
     """Name the run without a usable unit; there may be none, where each run lacks others."""
-    if loaded.near_zero.any():
+    if result.near_zero.any():
         return (
             f"{plan.runs[0].bold[0]}: nothing to fit, as no unit has a mean that percent signal change could be of (are these residuals?); "
             "--units raw needs none"
@@ -106,7 +112,7 @@ def _why_nothing_is_left(plan: Plan, loaded: LoadedFit) -> str:
             usable = np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)
         if not usable.any():
             return f"{run.bold[0]}: nothing to fit, as every unit is constant, empty or not finite"
-    return f"{plan.runs[0].bold[0]}: nothing to fit, as no unit is usable in every run of the fit"
+    return f"{plan.runs[0].bold[0]}: nothing to fit, as no unit is usable in enough runs of the fit"
 
 
 def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResult) -> None:
@@ -115,12 +121,16 @@ def _store_arrays(store: _Store, plan: Plan, loaded: LoadedFit, result: FitResul
     store.put("onoff_rsquared", result.onoff_rsquared)
     store.put("onoff_beta", result.onoff_beta)
     store.put("hrf_index", result.hrf_index)
-    sessions = loaded.design.session[loaded.design.run]
+    if result.near_zero.size:
+        store.put("near_zero", result.near_zero)
+    absent = _absent(plan, result)
     for name, model in result.models.items():
         store.put(f"{name}_rsquared", model.rsquared)
         store.put(f"{name}_rsquared_run", model.rsquared_run)
         if plan.has_repeats:
-            store.put(f"noise_ceiling_{name}", noise_ceiling(model.betas, loaded.design.condition, sessions))
+            store.put(f"noise_ceiling_{name}", _ceiling(model.betas, loaded, absent))
+    if result.ordinary is not None and plan.has_repeats:
+        store.put("noise_ceiling_conformols", _ceiling(result.ordinary, loaded, absent))
     if "fithrfdenoiserr" in result.models:
         store.put("fraction", result.fraction)
     if result.conform is not None:
@@ -156,17 +166,19 @@ def _store_curves(store: _Store, plan: Plan, loaded: LoadedFit) -> None:
 
 def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[str, ...]) -> dict[str, Any]:
     survey, trials = result.survey, loaded.trials
+    aside = ~result.valid & ~(result.near_zero if result.near_zero.size else np.zeros_like(result.valid))
     counts = trials.groupby("condition").size()
     sessions = [run.session for run in plan.runs if run.session is not None]
     return {
         "n_units": len(result.valid),
         "n_valid": int(result.valid.sum()),
         "n_set_aside": {
-            "constant": int((survey.constant & ~result.valid).sum()),
-            "nan": int((~survey.finite & ~loaded.near_zero).sum()),
+            "constant": int((survey.constant & survey.finite & ~survey.empty & aside).sum()),
+            "nan": int((~survey.finite & aside).sum()),
             "empty": int(survey.empty.sum()),
-            "near_zero_mean": int(loaded.near_zero.sum()),
+            "near_zero_mean": int(result.near_zero.sum()),
         },
+        "n_absent_from_runs": int(_absent(plan, result).any(axis=0).sum()),
         "n_trials": len(trials),
         "n_flagged": dict(Counter(flag for flag in trials["flag"] if flag != "n/a")),
         "n_conditions": len(counts),
@@ -177,6 +189,8 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
         "pcs_threshold": _number(result.pcs_threshold),
         "n_pcs": result.n_pcs,
         "n_pcs_cross_validated": bool(result.pc_curve.size),
+        "pc_curve": [round(float(gain), 6) for gain in result.pc_curve],
+        "pc_curve_se": [round(float(error), 6) for error in result.pc_curve_se],
         "autoregression": [] if result.conform is None else [round(float(value), 6) for value in result.conform.autoregression],
         "hrfs_averaged": result.conform is not None and result.conform.averaged,
         "n_noise_pool": int(result.noise_pool.sum()),
@@ -190,6 +204,38 @@ def _summary(plan: Plan, loaded: LoadedFit, result: FitResult, hrf_names: tuple[
     }
 
 
+def _absent(plan: Plan, result: FitResult) -> npt.NDArray[np.bool_]:
+    """Runs that fitted units are absent from, (n_runs, n_units); none for GLMsingle, which fits what is constant in a run."""
+    as_glmsingle = plan.settings.compat is not None or plan.settings.engine == "glmsingle"
+    return np.asarray(~result.survey.present & result.valid & (not as_glmsingle))
+
+
+def _ceiling(betas: npt.NDArray[np.float32], loaded: LoadedFit, absent: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Noise ceiling of every unit, of the trials of the runs that have it."""
+    design = loaded.design
+    sessions = design.session[design.run]
+    ceiling = noise_ceiling(betas, design.condition, sessions)
+    partial = np.flatnonzero(absent.any(axis=0))
+    patterns, which = np.unique(absent[:, partial], axis=1, return_inverse=True)
+    for index, pattern in enumerate(patterns.T):
+        rows, units = np.flatnonzero(~pattern[design.run]), partial[np.ravel(which) == index]
+        ceiling[units] = noise_ceiling(betas[np.ix_(rows, units)], design.condition[rows], sessions[rows])
+    return ceiling
+
+
+def _told(plan: Plan, result: FitResult) -> Iterator[str]:
+    """Lines for the log: how the number of noise regressors was found, and what the noise pool holds."""
+    if not result.noise_pool.any():
+        return
+    yield f"{plan.name}: {result.n_pcs} noise regressors from {int(result.noise_pool.sum())} units of the noise pool"
+    if result.pc_curve.size:
+        errors = result.pc_curve_se if result.pc_curve_se.size else np.full(result.pc_curve.shape, np.nan)  # GLMsingle gives none
+        curve = ", ".join(f"{k}: {gain:.4g} ({error:.2g})" for k, (gain, error) in enumerate(zip(result.pc_curve, errors, strict=True)))
+        yield f"{plan.name}: cross-validated gain by number of noise regressors (standard error): {curve}"
+    if np.isfinite(result.pool_reliability):
+        yield f"{plan.name}: odd-even reliability of the noise pool {result.pool_reliability:.3f}; well above 0, the pool holds signal"
+
+
 def _more_notes(plan: Plan, loaded: LoadedFit, result: FitResult) -> Iterator[str]:
     """What only shows once the data are read: fewer noise regressors than were asked for, units without a mean."""
     settings = plan.settings
@@ -198,9 +244,15 @@ def _more_notes(plan: Plan, loaded: LoadedFit, result: FitResult) -> Iterator[st
     if result.noise_pool.any() and available < wanted:
         option = "--pcs-stop" if settings.pcs_stop <= 0 else "--n-pcs"
         yield f"{option} asks for up to {wanted} noise regressors; the noise pool and the shortest run give {available}"
-    if loaded.near_zero.any():
+    absent = _absent(plan, result)
+    if absent.any():
         yield (
-            f"{int(loaded.near_zero.sum())} units were set aside, as their mean is smaller than their standard deviation, "
+            f"{int(absent.any(axis=0).sum())} units are absent from some runs (constant, not finite or outside of the mask there); the "
+            "betas of those runs' trials are NaN"
+        )
+    if result.near_zero.any():
+        yield (
+            f"{int(result.near_zero.sum())} units were set aside, as their mean is smaller than their standard deviation, "
             "so that no percentage can be taken of it; --units raw keeps them"
         )
 

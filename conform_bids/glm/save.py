@@ -19,7 +19,7 @@ from conform_bids.bids.sidecars import sidecar
 from conform_bids.bids.spaces import Space
 from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, hash_stimuli, write_stimuli, write_trials
-from conform_bids.glm.files import DENOISED_MODELS, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
+from conform_bids.glm.files import DENOISED_MODELS, ORDINARY, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
 from conform_bids.glm.load import LoadedFit, hrf_libraries
 from conform_bids.glm.numerics.design import exact_regressors, rounded_regressors
 from conform_bids.glm.settings import GLMSettings
@@ -34,6 +34,7 @@ _METHODS = {
     "fithrf": "Single-trial least squares with the unit's HRF of the library (GLMsingle type B)",
     "fithrfdenoise": "Single-trial least squares with the unit's HRF and noise regressors (GLMsingle type C)",
     "conform": "Evidence ridge towards the unit's mean response, with noise regressors and serial correlation out",
+    "conformols": "Least squares with the HRF, noise regressors and whitening of the model conform",
     "fithrfdenoiserr": "Fractional ridge regression with the unit's HRF and noise regressors (GLMsingle type D)",
 }
 
@@ -131,15 +132,22 @@ def _map_sidecar(plan: Plan, loaded: LoadedFit, arrays: _Results, row: MapOutput
             "FitIncludesTest": bool(loaded.trials["split"][labels_used].isin(["test", "artificial"]).any()),
             "FittedStimuliHash": hash_stimuli(loaded.trials["stim_id"][labels_used]),
         }
-        if row.model in DENOISED_MODELS:
+        if row.model in DENOISED_MODELS or row.model == ORDINARY:
             fields["NumberOfNoiseRegressors"] = arrays.summary["n_pcs"]
-        if row.model == "conform":
-            fields |= {"Autoregression": arrays.summary["autoregression"], "HRFsAveraged": arrays.summary["hrfs_averaged"]}
+        if row.model in ("conform", ORDINARY):
+            fields |= {
+                "Autoregression": arrays.summary["autoregression"],
+                "HRFsAveraged": arrays.summary["hrfs_averaged"] and row.model == "conform",
+            }
         if row.array.endswith("_betas"):
             fields |= {
                 "FrameTimes": [run.start_time for run in plan.runs] if plan.settings.compat is None else "ignored",
                 "Settings": _recorded_settings(plan),
                 "Notes": list(arrays.summary["notes"]) or None,
+                "NoiseRegressorGain": list(arrays.summary["pc_curve"]) or None,
+                "NoiseRegressorGainStandardError": list(arrays.summary["pc_curve_se"]) or None,
+                "NoisePoolReliability": arrays.summary["pool_reliability"],
+                "UnitsAbsentFromRuns": arrays.summary["n_absent_from_runs"],
                 "FlaggedTrials": dict(arrays.summary["n_flagged"]),
             }
         if row.array.startswith("noise_ceiling_"):

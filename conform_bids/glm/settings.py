@@ -141,6 +141,13 @@ class GLMSettings:
         minimum=-100,
         group=_DENOISE,
     )
+    pcs_rule: str = option(
+        "best",
+        "Which number of noise regressors to take: best, as --pcs-stop says; or smallest, the fewest whose cross-validated gain is within "
+        "a standard error (jackknife over runs) of the best.",
+        choices=("best", "smallest"),
+        group=_DENOISE,
+    )
     pcs_r2: float | None = option(
         None,
         "On/off R2 above which a unit votes on the number of noise regressors (default: found from the data).",
@@ -190,6 +197,14 @@ class GLMSettings:
         "Average the betas of the model conform over the HRF library, weighted by evidence: on, off, or auto, which does so where "
         "onsets follow each other within 3.5 s (median). It costs ten times the fit.",
         choices=("auto", "on", "off"),
+        group=_DENOISE,
+    )
+
+    write: tuple[str, ...] = option(
+        (),
+        "What else to write of the model conform: shrinkage: a map of log10 lambda, which says how little each unit was shrunk; ols: the "
+        "ordinary least-squares betas, not shrunk, as desc-conformols.",
+        choices=("shrinkage", "ols"),
         group=_DENOISE,
     )
 
@@ -258,10 +273,12 @@ def _idle_fields(settings: Any) -> dict[str, str]:
         (models != {"assumehrf"}, "a model with the unit's own HRF", ("hrf_library",)),
         ("fithrf" in models, "the model fithrf", ("lss",)),
         (shrinks, "the model fithrfdenoiserr", ("fractions", "autoscale")),
-        ("conform" in models, "the model conform", ("whiten", "hrf_averaging")),
+        ("conform" in models, "the model conform", ("whiten", "hrf_averaging", "write")),
         (cross_validates or (shrinks and len(set(settings.fractions)) > 1), "something to cross-validate", ("cv_folds",)),
-        (cross_validates, "a number of noise regressors that is cross-validated", ("pcs_r2",)),
+        (cross_validates, "a number of noise regressors that is cross-validated", ("pcs_r2", "pcs_rule")),
+        (settings.pcs_rule == "best" or settings.pcs_stop <= 0, "--pcs-rule best", ("pcs_stop",)),
+        (settings.engine == "conform", "--engine conform", ("pcs_rule",)),
         (settings.pcs_stop > 0 or settings.engine == "glmsingle", "--pcs-stop above 0", ("n_pcs",)),
-        (denoises, "a model with noise regressors", ("n_pcs", "pcs_stop", "pcs_r2", "noise_pool_r2", "brain_threshold")),
+        (denoises, "a model with noise regressors", ("n_pcs", "pcs_stop", "pcs_rule", "pcs_r2", "noise_pool_r2", "brain_threshold")),
     )
     return {name: what for fulfilled, what, names in needs if not fulfilled for name in names}

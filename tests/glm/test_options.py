@@ -203,6 +203,18 @@ def test_pcs_stop(fit: Fit) -> None:
     assert fit("--pcs-stop", 1).summary["n_pcs"] == int(np.argmax(fit().array("pc_curve")))
 
 
+def test_pcs_rule(fit: Fit) -> None:
+    best, smallest = fit(), fit("--pcs-rule", "smallest")
+    curve, error = smallest.array("pc_curve"), smallest.array("pc_curve_se")
+    np.testing.assert_array_equal(curve, best.array("pc_curve"))
+    top = int(np.argmax(curve))
+    assert smallest.summary["n_pcs"] == int(np.flatnonzero(curve >= curve[top] - error[top])[0])
+    assert smallest.summary["n_pcs"] <= best.summary["n_pcs"]
+    content = smallest.sidecar("_stat-effect_desc-fithrfdenoise_statmap.json")
+    assert len(content["NoiseRegressorGain"]) == len(content["NoiseRegressorGainStandardError"]) == 11
+    assert -1 <= content["NoisePoolReliability"] <= 1
+
+
 def test_brain_threshold(fit: Fit) -> None:
     done = fit("--brain-threshold", 50, 1)
     mean = done.array("mean")
@@ -274,6 +286,25 @@ def test_model_conform_and_whitening(fit: Fit) -> None:
 def test_hrf_averaging(fit: Fit) -> None:
     never, always = (fit("--model", "conform", "--hrf-averaging", setting) for setting in ("off", "on"))
     assert not np.allclose(betas(never, "conform"), betas(always, "conform"))
+
+
+def test_write(fit: Fit) -> None:
+    done = fit("--model", "conform", "--whiten", "none", "--hrf-averaging", "off", "--write", "shrinkage", "ols")
+    plain = fit("--model", "conform", "--whiten", "none", "--hrf-averaging", "off")
+    np.testing.assert_array_equal(betas(done, "conform"), betas(plain, "conform"))
+    assert not any("conformols" in path.name or "shrinkage" in path.name for path in plain.written)
+    image = np.asarray(nib.load(done.output("_stat-shrinkage_desc-conform_statmap.nii.gz")).dataobj).ravel()
+    assert ((image >= -4) & (image <= 2)).all()
+    ordinary = np.asarray(nib.load(done.output("_stat-effect_desc-conformols_statmap.nii.gz")).dataobj)[:, 0, 0].T
+    np.testing.assert_array_equal(ordinary, betas(done, "conformols"))
+    assert ordinary.std() > betas(done, "conform").std()  # which is shrunk
+    slope = [np.polyfit(shrunk, free, 1)[0] for shrunk, free in zip(betas(done, "conform").T, ordinary.T, strict=True)]
+    np.testing.assert_allclose(done.array("conform_scale"), slope, rtol=1e-3)
+    content = done.sidecar("_stat-effect_desc-conformols_statmap.json")
+    assert content["EstimationMethod"].startswith("Least squares")
+    assert content["TrialTable"].endswith("_desc-conformols_trials.tsv")
+    assert done.table("_desc-conformols_trials.tsv").equals(done.table("_desc-conform_trials.tsv"))
+    assert done.output("_stat-noiseceiling_desc-conformols_statmap.nii.gz").exists()
 
 
 def test_lss(fit: Fit) -> None:

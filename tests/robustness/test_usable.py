@@ -106,7 +106,7 @@ def run(make: SimpleNamespace, run_glm: Callable[..., Any], tmp_path_factory: py
     tiny = make.dataset(folder / "ds", tuple(CHANGES))
     for change in CHANGES.values():
         change(tiny, make)
-    done = run_glm(tiny.root, folder / "out", timeout=300)
+    done = run_glm(tiny.root, folder / "out", "--model", "conform", "fithrf", "fithrfdenoiserr", timeout=300)
     return SimpleNamespace(tiny=tiny, out=folder / "out", done=done)
 
 
@@ -171,8 +171,8 @@ class TestTrials:
 class TestUnits:
     def test_they_are_set_aside_and_counted(self, run: SimpleNamespace) -> None:
         counted = metrics(run, "badvoxels")
-        assert (counted["n_units_nan"], counted["n_units_empty"], counted["n_units_valid"]) == ("3", "1", "94")
-        assert counted["n_units_constant"] == "2"
+        assert (counted["n_units_nan"], counted["n_units_empty"], counted["n_units_valid"]) == ("0", "1", "99")
+        assert counted["n_units_constant"] == "0"
         page = report(run, "badvoxels")
         assert "not finite in a run" in page
         assert "zero throughout" in page
@@ -181,17 +181,23 @@ class TestUnits:
     def test_they_are_nan_in_every_map_and_the_others_are_not(self, run: SimpleNamespace) -> None:
         bad = np.zeros((6, 5, 4), dtype=bool)
         bad[0] = True  # outside of the mask
-        for voxel in [(1, 0, 0), (1, 0, 1), (1, 0, 2), (2, 0, 0), (2, 1, 0), (2, 2, 0)]:
-            bad[voxel] = True
+        bad[2, 2, 0] = True  # empty throughout
+        partial = np.zeros_like(bad)
+        for voxel in [(1, 0, 0), (1, 0, 1), (1, 0, 2), (2, 0, 0), (2, 1, 0)]:  # not finite or constant in run 2
+            partial[voxel] = True
         for ending in (
             "stat-effect_desc-fithrf",
+            "stat-effect_desc-conform",
             "stat-effect_desc-fithrfdenoiserr",
             "stat-rsquared_desc-fithrf",
             "stat-hrfindex_desc-fithrf",
         ):
             values = maps(run, "badvoxels", f"{ending}_statmap")
             assert np.isnan(values[bad]).all(), ending
-            assert np.isfinite(values[~bad]).all(), ending
+            assert np.isfinite(values[~bad & ~partial]).all(), ending
+            by_run = np.isfinite(values[partial]).reshape(5, 3, -1) if values.ndim == 4 else np.isfinite(values[partial])[:, None, None]
+            assert by_run.all(axis=2).tolist() == by_run.any(axis=2).tolist()
+            assert by_run.all(axis=2).tolist() == [[True, False, True] if values.ndim == 4 else [True]] * 5, ending
         assert np.array_equal(maps(run, "badvoxels", "desc-brain_mask").astype(bool), ~bad)
 
 
