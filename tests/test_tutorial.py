@@ -96,7 +96,9 @@ def test_flags_of_the_mapping_exist_and_none_is_forgotten(mapping: str) -> None:
 
 def test_files_of_the_mapping_are_written(mapping: str) -> None:
     run = PlannedRun("01", "01", (Path("bold"),), None, Path("events"), None, 2.0, 0.0, 100)
-    plan = Plan("01", {"sub": "01", "task": "t", "space": "T1w"}, "nifti", (run,), MODELS, GLMSettings(), 0, Path("OUT"))
+    plan = Plan(
+        "01", {"sub": "01", "task": "t", "space": "T1w"}, "nifti", (run,), MODELS, GLMSettings(write=("shrinkage", "ols")), 0, Path("OUT")
+    )
     paths = [path for row in output_maps(plan) for path in row.paths] + [table.path for table in output_tables(plan)]
     patterns = [code for code in _codes(mapping) if re.match(r"(stat|desc|run)-", code)]
     assert len(patterns) > 12

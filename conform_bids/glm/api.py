@@ -117,8 +117,8 @@ def fit_single_trials(
     seed : int
         Of the mixture model that finds the noise pool's threshold.
     **options
-        Any other option of conform-glm about the model, by the name of its flag with underscores: n_pcs, pcs_stop, pcs_r2,
-        noise_pool_r2, brain_threshold, fractions, autoscale, lss.
+        Any other option of conform-glm about the model, by the name of its flag with underscores: n_pcs, pcs_stop, pcs_rule,
+        pcs_r2, noise_pool_r2, brain_threshold, fractions, autoscale, lss.
 
     Returns
     -------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf
 from conform_bids.glm import HRFLibrary, SingleTrialFit, api, fit_single_trials
+from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.hrf import response_at
 
 MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr")
@@ -287,6 +290,9 @@ def test_fractions_units_and_folds_are_handed_on(small: tuple) -> None:
     fit = fit_single_trials(bold, events, 2.0, models="fithrfdenoiserr", fractions=[0.3], pcs_stop=-1, cv_folds=[[0], [1]], n_threads=1)
     assert fit.best.fraction is not None and set(fit.best.fraction[fit.valid]) == {0.3}
     assert fit.n_pcs == 1
+    fewest = fit_single_trials(bold, events, 2.0, models="fithrfdenoise", pcs_rule="smallest", n_threads=1)
+    within = fewest.pc_curve >= fewest.pc_curve.max() - fewest.pc_curve_se[fewest.pc_curve.argmax()]
+    assert fewest.n_pcs == int(np.argmax(within))
     raw = fit_single_trials(bold, events, 2.0, models="fithrf", units="raw", n_threads=1)
     percent = fit_single_trials(bold, events, 2.0, models="fithrf", n_threads=1)
     np.testing.assert_allclose(raw.betas * 100 / raw.mean, percent.betas, rtol=1e-3, atol=1e-5)
@@ -377,3 +383,9 @@ def test_bad_options_are_named(fault: str, small: tuple) -> None:
 def test_example_of_the_docstring_runs() -> None:
     outcome = doctest.testmod(api)
     assert outcome.attempted > 10 and outcome.failed == 0
+
+
+def test_every_option_of_the_model_is_documented() -> None:
+    words = set(re.findall(r"\w+", fit_single_trials.__doc__ or ""))
+    about_files = {"engine", "trial_filter", "fit_scope", "session_groups", "write"}
+    assert {entry.name for entry in dataclasses.fields(GLMSettings)} - about_files - {"model"} <= words
