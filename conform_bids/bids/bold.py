@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from conform_bids.bids.index import FMRIPREP, NATIVE_SPACE, RAW, BIDSFile, Dataset, Selection
-from conform_bids.bids.names import bare_label, build_name, natural_key, parse_name, same_label
-from conform_bids.bids.selection import matches_filter, shorten
+from conform_bids.bids.names import bare_label, natural_key, parse_name, same_label
+from conform_bids.bids.selection import matches_filter
+from conform_bids.bids.series import Kind, check_content, hemisphere_pair, select_by_filter, select_labels, select_spaces, single_file
 from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = ["BoldSeries", "find_bold", "spatial_reference"]
 
-Kind = Literal["nifti", "cifti", "gifti"]
 RunKey = tuple[str | None, ...]
 
 _KINDS: Mapping[str, Kind] = {".nii.gz": "nifti", ".nii": "nifti", ".dtseries.nii": "cifti", ".func.gii": "gifti"}
@@ -22,7 +22,6 @@ _VOLUMES = (".nii.gz", ".nii")
 _RUN_ENTITIES = ("ses", "task", "acq", "ce", "rec", "dir", "run")
 _GRID_ENTITIES = ("space", "cohort", "res")
 _SORT_ENTITIES = ("ses", "task", "run", "space", "cohort", "res", "den")
-_HEMISPHERES = ("L", "R")
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def find_bold(dataset: Dataset, participant: str, selection: Selection) -> list[
     for key in selection.ignored_filters:
         dataset.warn(f"--bids-filter-file: {key!r} has no effect here")
     files = _preprocessed(dataset, participant, selection)
-    files = _select_labels(dataset, participant, files, selection)
-    files = _select_by_filter(participant, files, selection)
-    files = _select_spaces(dataset, participant, files, selection)
+    files = select_labels(dataset, participant, files, selection, "BOLD")
+    files = select_by_filter(participant, files, selection, "bold", "BOLD")
+    files = select_spaces(dataset, participant, files, selection, _KINDS, "BOLD")
     groups: dict[tuple[Any, ...], list[BIDSFile]] = {}
     for file in files:
         entities = _shared_entities(file)
@@ -155,75 +154,12 @@ def _preprocessed(dataset: Dataset, participant: str, selection: Selection) -> l
     return final
 
 
-def _select_labels(dataset: Dataset, participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
-    for key, word, asked in (
-        ("ses", "session", selection.sessions),
-        ("task", "task", selection.tasks),
-        ("run", "run", selection.runs),
-    ):
-        if not asked:
-            continue
-        available = sorted({file.entities[key] for file in files if key in file.entities}, key=natural_key)
-        absent = [label for label in asked if not any(same_label(label, other) for other in available)]
-        if len(absent) == len(asked):
-            raise MissingInputError(f"sub-{participant}: no BOLD of {word} {shorten(asked)}; there are: {shorten(available)}")
-        for label in absent:
-            dataset.warn(f"sub-{participant}: no BOLD of {word} {label}; there are: {shorten(available)}")
-        files = [file for file in files if key in file.entities and any(same_label(file.entities[key], label) for label in asked)]
-    return files
-
-
-def _select_by_filter(participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
-    for key, wanted in selection.filter_for("bold").items():
-        kept = [file for file in files if _passes({key: wanted}, file)]
-        if not kept:
-            available = {str(_attribute(file, key)) for file in files}
-            there_are = shorten(sorted(available - {"None"}, key=natural_key))
-            raise MissingInputError(
-                f"sub-{participant}: no BOLD passes --bids-filter-file, bold: {key} = {wanted!r}; there are: {there_are}"
-            )
-        files = kept
-    return files
-
-
-def _passes(query: Mapping[str, Any], file: BIDSFile) -> bool:
-    return matches_filter(query, file.entities, suffix=file.suffix, extension=file.extension, datatype=file.datatype)
-
-
-def _attribute(file: BIDSFile, key: str) -> str | None:
-    if key in ("suffix", "extension", "datatype"):
-        return str(getattr(file, key))
-    return file.entities.get(key)
-
-
-def _describe_space(file: BIDSFile) -> str:
-    modifiers = [f"{key}-{file.entities[key]}" for key in ("res", "den", "cohort") if key in file.entities]
-    return f"{':'.join([file.entities.get('space', NATIVE_SPACE), *modifiers])} ({_KINDS[file.extension]})"
-
-
-def _select_spaces(dataset: Dataset, participant: str, files: list[BIDSFile], selection: Selection) -> list[BIDSFile]:
-    available = shorten(sorted({_describe_space(file) for file in files}, key=natural_key), 40)
-    if selection.file_formats:
-        files = [file for file in files if _KINDS[file.extension] in selection.file_formats]
-        if not files:
-            formats = ", ".join(selection.file_formats)
-            raise MissingInputError(f"sub-{participant}: no BOLD of format {formats}; there are: {available}")
-    if not selection.spaces:
-        return files
-    absent = [space for space in selection.spaces if not any(space.matches(file.entities) for file in files)]
-    if len(absent) == len(selection.spaces):
-        raise MissingInputError(f"sub-{participant}: no BOLD in space {', '.join(map(str, absent))}; there are: {available}")
-    for space in absent:
-        dataset.warn(f"sub-{participant}: no BOLD in space {space}; there are: {available}")
-    return [file for file in files if any(space.matches(file.entities) for space in selection.spaces)]
-
-
 def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], selection: Selection, companions: _Companions) -> BoldSeries:
     entities = _shared_entities(group[0])
     kind = _KINDS[group[0].extension]
-    files = _hemisphere_pair(group) if kind == "gifti" else _single_file(group)
+    files = hemisphere_pair(group) if kind == "gifti" else single_file(group)
     for path in files:
-        _check_content(path)
+        check_content(path)
     metadata = dataset.sidecar(files[0])
     if "RepetitionTime" not in metadata:
         metadata = {**_raw_timing(dataset, companions.raw_bold.get(_run_key(entities), ())), **metadata}
@@ -234,31 +170,6 @@ def _assemble(dataset: Dataset, participant: str, group: Sequence[BIDSFile], sel
     missing = [("brain mask", mask is None and kind == "nifti"), ("events", events is None), ("confounds", confounds is None)]
     warnings = tuple(f"{files[0].name}: no {what}" for what, is_missing in missing if is_missing)
     return replace(series, mask=mask, events=events, confounds=confounds, warnings=warnings)
-
-
-def _single_file(group: Sequence[BIDSFile]) -> tuple[Path, ...]:
-    if len(group) > 1:
-        listing = ", ".join(file.path.name for file in group)
-        raise UnusableInputError(f"{group[0].path.parent}: {listing} would share their outputs; choose by --bids-filter-file")
-    return (group[0].path,)
-
-
-def _hemisphere_pair(group: Sequence[BIDSFile]) -> tuple[Path, ...]:
-    pair: list[Path] = []
-    for hemisphere in _HEMISPHERES:
-        side = [file for file in group if file.entities.get("hemi") == hemisphere]
-        if not side:
-            present = group[0]
-            name = parse_name(present.path)
-            expected = build_name({**name.entities, "hemi": hemisphere}, name.suffix, name.extension)
-            raise UnusableInputError(f"{present.path.parent / expected}: missing; hemispheres are fitted together")
-        pair.extend(_single_file(side))
-    return tuple(pair)
-
-
-def _check_content(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise MissingInputError(f"{path}: a link to content that is not here; `datalad get` fetches it")
 
 
 def _raw_timing(dataset: Dataset, raw_bold: Sequence[BIDSFile]) -> dict[str, Any]:
@@ -275,7 +186,7 @@ def _only(files: Sequence[Path], series: BoldSeries, what: str) -> Path | None:
         listing = ", ".join(path.name for path in files)
         raise UnusableInputError(f"{series.files[0]}: several {what} to choose from ({listing}); choose by --bids-filter-file")
     if files:
-        _check_content(files[0])
+        check_content(files[0])
     return files[0] if files else None
 
 

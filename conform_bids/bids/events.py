@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from conform_bids.bids.filters import compile_trial_filter
+from conform_bids.bids.splits import check_split, read_split, split_warnings
 from conform_bids.bids.tables import one_line, parse_number, read_tsv
 from conform_bids.bids.trials import (
-    SPLITS,
     STIMULI_DESCRIPTION,
     TRIAL_COLUMNS,
     TRIALS_DESCRIPTION,
@@ -199,7 +199,7 @@ def build_trial_table(
         reason = " that --trial-filter keeps" if trial_filter else ""
         raise NoTrialsError(f"{runs[0].path.parent}: no trials{reason} in {', '.join(run.path.name for run in runs)}")
     frame = _trial_frame(trials, split_of)
-    warnings += _split_warnings(frame, split_of)
+    warnings += split_warnings(frame, split_of)
     return TrialTable(
         trials=frame,
         run_index=np.array([index for index, _, _ in trials], dtype=np.int64),
@@ -218,27 +218,9 @@ def _split_source(split: str | None, columns: Sequence[Sequence[str]]) -> tuple[
     if all(split in names for names in columns):
         return split, None
     if Path(split).is_file():
-        return None, _read_split(Path(split))
+        return None, read_split(Path(split))
     there = ", ".join(dict.fromkeys(name for names in columns for name in names))
     raise MissingInputError(f"--split: {split!r} is neither a file nor a column of the events of all runs; they have {there}")
-
-
-def _read_split(path: Path) -> dict[str, str]:
-    table = read_tsv(path, required=("stim_id", "split"))
-    split_of: dict[str, str] = {}
-    for line, stim_id, value in zip(table.index, table["stim_id"], table["split"], strict=True):
-        if stim_id is None:
-            continue
-        name = one_line(stim_id)
-        if split_of.setdefault(name, _split_value(path, line, value)) != (value or "n/a"):
-            raise UnusableInputError(f"{path}:{line}: {stim_id!r} stands there twice, as {split_of[name]} and as {value or 'n/a'}")
-    return split_of
-
-
-def _split_value(path: Path, line: int, value: str | None) -> str:
-    if value is not None and value not in SPLITS:
-        raise UnusableInputError(f"{path}:{line}: split is {value!r}, not one of {', '.join(SPLITS)}")
-    return value or "n/a"
 
 
 def _is_nuisance(table: pd.DataFrame, nuisance_events: Sequence[str]) -> Any:
@@ -264,7 +246,7 @@ def _events(
         modelled = float(duration) if stimulus_duration is None else stimulus_duration
         stim_id = None if name is None else one_line(name) or None
         fault = _timing_fault(run, float(onset), modelled) or ("no stimulus" if stim_id is None else None)
-        value = _split_value(run.path, line, split)
+        value = check_split(run.path, line, split)
         yield _Event(line, float(onset), modelled, one_line(trial_type or "") or "n/a", stim_id, value, fault)
 
 
@@ -362,13 +344,3 @@ def _trial_frame(trials: Sequence[tuple[int, RunEvents, _Event]], split_of: dict
         "flag": [CUT_OFF if event.onset + RESPONSE_PEAK_S > run.n_volumes * run.repetition_time else "n/a" for _, run, event in trials],
     }
     return pd.DataFrame({name: pd.Series(values[name], dtype=dtype) for name, dtype in TRIAL_COLUMNS.items()})
-
-
-def _split_warnings(frame: pd.DataFrame, split_of: dict[str, str] | None) -> Iterator[str]:
-    by_stimulus = frame.groupby("stim_id", sort=True)["split"].nunique()
-    mixed = by_stimulus.index[by_stimulus > 1].tolist()
-    if mixed:
-        yield f"split: {len(mixed)} stimuli are in more than one split (such as {mixed[0]!r}); what is tested on them is not new"
-    absent = set(frame["stim_id"]) - set(split_of) if split_of is not None else set()
-    if absent:
-        yield f"split: {len(absent)} stimuli are not in the split file (such as {min(absent)!r}); they count as train"
