@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 from conform_bids.bids.bold import BoldSeries, find_bold, spatial_reference
 from conform_bids.bids.images import describe_bold
 from conform_bids.bids.index import Dataset
-from conform_bids.bids.names import ENTITY_ORDER, natural_key
+from conform_bids.bids.names import ENTITY_ORDER, natural_key, parse_name
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.sidecars import STANDARD_SPACES
-from conform_bids.bids.trials import TrialTable
+from conform_bids.bids.trials import TrialTable, read_trials
 from conform_bids.errors import MissingInputError, NoTrialsError, UnusableInputError
-from conform_bids.glm.files import Plan, PlannedRun
+from conform_bids.glm.files import Plan, PlannedRun, output_tables
 from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models, design_notes
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
@@ -62,7 +62,8 @@ def plan_participant(
     if not jobs:
         reasons = "; ".join(dict.fromkeys(warning for warning in warnings if "left out" in warning))
         raise MissingInputError(f"sub-{participant}: no run has a trial to model: {reasons}")
-    return ParticipantPlan(participant, tuple(_mark_differing_runs(jobs)), tuple(dict.fromkeys(warnings)))
+    jobs = [_keep_tables_of_others(job) for job in _mark_differing_runs(jobs)]
+    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _group(series: Sequence[BoldSeries]) -> dict[tuple[Any, ...], list[BoldSeries]]:
@@ -285,3 +286,35 @@ def _mark_differing_runs(jobs: list[Plan]) -> list[Plan]:
         keys.append(key)
         seen.setdefault(key, set()).add((tuple((run.session, run.run) for run in job.runs), job.models))
     return [replace(job, space_in_tables=len(seen[key]) > 1) for job, key in zip(jobs, keys, strict=True)]
+
+
+def _keep_tables_of_others(job: Plan) -> Plan:
+    """Give tables the space in their names where an earlier run wrote those without it, for another space and other runs."""
+    ours = {(run.session or "n/a", run.run or "n/a") for run in job.runs}
+    for table in output_tables(job):
+        path = job.output_dir / table.path
+        if table.key != "trials" or job.space_in_tables or not path.exists():
+            continue
+        if not any(_goes_by(other.name, job.entities, str(table.model)) for other in path.parent.glob("*_statmap.*")):
+            continue
+        try:
+            trials = read_trials(path)
+        except UnusableInputError:
+            continue  # which will be written anew
+        if set(zip(trials["session_id"], trials["run_id"], strict=True)) != ours:
+            return replace(job, space_in_tables=True)
+    return job
+
+
+def _goes_by(name: str, entities: Mapping[str, str], model: str) -> bool:
+    """Whether a file holds betas of the same fit in another space."""
+    try:
+        theirs = dict(parse_name(name).entities)
+    except ValueError:
+        return False
+    if theirs.pop("stat", None) != "effect" or theirs.pop("desc", None) != model:
+        return False
+    theirs.pop("hemi", None)
+    space = ("space", "res", "den")
+    own = {key: label for key, label in entities.items() if key not in space}
+    return {key: label for key, label in theirs.items() if key not in space} == own and theirs != dict(entities)

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from conform_bids.bids.index import open_dataset
+from conform_bids.bids.trials import write_trials
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.glm.files import Plan, output_maps
+from conform_bids.glm.planning import build_trials
 from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.glm.workflow import init_glm_wf
 
@@ -173,6 +175,30 @@ def test_a_run_without_trials_is_left_out(small: Callable[..., Path], plan_datas
     (job,) = planned.jobs
     assert [run.run for run in job.runs] == ["1", "2"]
     assert any("run-3" in warning and "left out" in warning for warning in planned.warnings)
+
+
+def test_tables_of_another_space_and_other_runs_are_not_overwritten(
+    small: Callable[..., Path], plan_dataset: PlanDataset, tmp_path: Path
+) -> None:
+    dataset = small({(None, "1"): ["a", "b"], (None, "2"): ["a", "b"]})
+    folder = dataset / "derivatives" / "fmriprep" / "sub-01" / "func"
+    for path in list(folder.glob("*_space-T1w_*")):
+        path.with_name(path.name.replace("space-T1w", "space-MNI152NLin2009cAsym")).write_bytes(path.read_bytes())
+
+    def tables(space: str, *flags: str) -> list[str]:
+        (job,) = plan_dataset(dataset, tmp_path / "out", "--output-spaces", space, *flags)[1].jobs
+        return [output for output in job.outputs if output.endswith("_trials.tsv")]
+
+    plain, named = (f"sub-01/func/sub-01_task-case_{space}desc-conform_trials.tsv" for space in ("", "space-MNI152NLin2009cAsym_"))
+    assert tables("T1w", "--run-label", "1") == [plain]
+    written = tmp_path / "out" / plain
+    written.parent.mkdir(parents=True)
+    (job,) = plan_dataset(dataset, tmp_path / "out", "--output-spaces", "T1w", "--run-label", "1")[1].jobs
+    write_trials(build_trials(job.runs, job.settings), written)
+    (written.parent / "sub-01_task-case_space-T1w_stat-effect_desc-conform_statmap.nii.gz").touch()
+    assert tables("MNI152NLin2009cAsym") == [named]  # has both runs
+    assert tables("MNI152NLin2009cAsym", "--run-label", "1") == [plain]  # the same table
+    assert tables("T1w") == [plain]  # whose own it is
 
 
 def test_tables_name_their_space_where_spaces_differ_in_runs(small: Callable[..., Path], plan_dataset: PlanDataset, tmp_path: Path) -> None:
