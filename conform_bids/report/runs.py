@@ -104,11 +104,9 @@ def plot_course(
         finite = means[np.isfinite(means)]
         dense = len(means) > 1500
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        if finite.size:
-            axes.axhline(float(np.median(finite)), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="median of all trials")
         colours = np.where(odd[run], _ODD, "#8fb8c6")
         axes.scatter(position, means, s=6 if dense else 14, color=colours, linewidths=0, rasterized=dense, zorder=2)
-        ticks, names = [], []
+        ticks, names, middles = [], [], []
         for index, label in enumerate(labels):
             members = np.flatnonzero(run == index)
             if not len(members):
@@ -118,6 +116,7 @@ def plot_course(
                 axes.axvspan(start, stop, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
             if np.isfinite(means[members]).any():
                 mean = float(np.nanmean(means[members]))
+                middles.append(mean)
                 axes.plot([start, stop], [mean, mean], color=_ODD if odd[index] else INK, linewidth=2.2, zorder=3)
             ticks.append((start + stop) / 2)
             names.append(short_label(label, 16))
@@ -127,6 +126,7 @@ def plot_course(
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.5, max(len(means), 1) - 0.5)
         if finite.size:
+            axes.axhline(float(np.median(middles)), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="median of the runs")
             low, high = np.percentile(finite, [0.5, 99.5])
             margin = 0.15 * max(high - low, 1e-9)
             axes.set_ylim(min(0.0, low) - margin, max(0.0, high) + margin)
@@ -210,6 +210,6 @@ def _draw_inflation(axes: Axes, inflation: Sequence[ArrayLike], labels: Sequence
     axes.set_yticks(ticks, ["100+" if tick == _TOP_INFLATION else str(tick) for tick in ticks])
     axes.minorticks_off()
     places, names = sparse_ticks([short_label(label, 14) for label in labels], 8)
-    turned = sum(map(len, names)) > 30
+    turned = sum(map(len, names)) > 45
     axes.set_xticks(places, names, rotation=35 if turned else 0, ha="right" if turned else "center")
     finish_axes(axes, "", "Variance inflation of a trial", "Collinearity by run")

@@ -28,7 +28,7 @@ from conform_bids.numerics.scores import odd_even_reliability
 
 HOSTILE = "<script>alert('x')</script>"
 PLOTS = ("timing", "trials", "collinearity", "hrf", "pcs", "fraction", "reliability", "repeats", "runs", "drift")
-N_FIGURES = len(PLOTS) + 11
+N_FIGURES = len(PLOTS) + 12
 ABOUT = {"conform-glm": "9.9.9", "Run": "now"}
 FOREIGN_COLUMNS = {"session", "run", "task", "subject", "space"}
 
@@ -108,6 +108,25 @@ def draw(output, results, space=None, session=None, **changes):
     return draw_figures(folder, space, trials, GLMSettings(), context, output), folder, trials
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The outputs of one fit, drawn once."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw(folder / "out", folder / "results")
+    return folder / "out"
+
+
+def copy_fit(drawn, output, label="01", session=None):
+    """The drawn fit as that of another participant or session."""
+    place = output / f"sub-{label}" / (f"ses-{session}" if session else "")
+    for path in drawn.rglob("sub-01_*"):
+        name = path.name.replace("sub-01_", f"sub-{label}_" + (f"ses-{session}_" if session else ""))
+        target = (output / f"sub-{label}" / "figures" if path.parent.name == "figures" else place / "func") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return output / metrics_path({"sub": label, **({"ses": session} if session else {}), "task": "x", "space": "T1w"})
+
+
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "out"
@@ -127,6 +146,7 @@ def test_draws_every_figure_under_a_bids_name(output, results):
         *(f"stat-{stat}_desc-{model}_statmap.png" for stat in ("rsquared", "noiseceiling") for model in ("fithrf", "fithrfdenoiserr")),
         "stat-rsquared_desc-onoff_statmap.png",
         "stat-reliability_desc-fithrfdenoiserr_statmap.png",
+        "stat-singletrial_desc-fithrfdenoiserr_statmap.png",
         "stat-hrfpeak_desc-fithrfdenoiserr_statmap.png",
         "stat-fraction_desc-fithrfdenoiserr_statmap.png",
         "stat-tsnr_desc-preproc_statmap.png",
@@ -152,8 +172,8 @@ def test_numbers_are_those_of_the_arrays(output, results):
     assert numbers.notes == (HOSTILE, "a warning") and numbers.trials_set_aside == (("onset outside of the run", "events.tsv:3"),)
 
 
-def test_page_holds_everything_and_escapes_trial_types(output, results):
-    draw(output, results)
+def test_page_holds_everything_and_escapes_trial_types(output, drawn):
+    copy_fit(drawn, output)
     (page,) = write_participant_report("01", output, GLMSettings(), ABOUT, ["it <b>broke</b>"], 4)
     text = page.read_text(encoding="utf-8")
     assert page == output / "sub-01.html" and "<script" not in text and "&lt;script&gt;" in text and "<b>" not in text
@@ -170,23 +190,23 @@ def test_page_holds_everything_and_escapes_trial_types(output, results):
         assert words in text
 
 
-def test_report_from_the_folder_alone_survives_what_is_missing(output, results):
-    files, _, _ = draw(output, results)
-    for path in files[:3]:
-        path.unlink()
-    files[-1].write_text("{", encoding="utf-8")
+def test_report_from_the_folder_alone_survives_what_is_missing(output, drawn):
+    table = copy_fit(drawn, output)
+    for name in ("timing", "trials", "hrf"):
+        (output / "sub-01" / "figures" / f"sub-01_task-x_space-T1w_desc-{name}_bold.svg").unlink()
+    table.with_suffix(".json").write_text("{", encoding="utf-8")
     text = write_participant_report("01", output, GLMSettings(), ABOUT, [], 4)[0].read_text(encoding="utf-8")
     assert "figure is missing: desc-timing" in text
-    files[-2].write_text("nonsense\n1\n", encoding="utf-8")
+    table.write_text("nonsense\n1\n", encoding="utf-8")
     text = write_participant_report("01", output, GLMSettings(), ABOUT, [], 4)[0].read_text(encoding="utf-8")
     assert "numbers of this fit are missing" in text and "not a table of conform-glm" in text
     nobody = write_participant_report("99", output, GLMSettings(), ABOUT, [], 4)[0].read_text(encoding="utf-8")
     assert "no results for this participant" in nobody
 
 
-def test_many_sessions_have_pages_of_their_own(output, results):
+def test_many_sessions_have_pages_of_their_own(output, drawn):
     for session in ("1", "2", "10"):
-        draw(output, results, session=session)
+        copy_fit(drawn, output, session=session)
     assert [path.name for path in write_participant_report("01", output, GLMSettings(), ABOUT, [], 3)] == ["sub-01.html"]
     pages = write_participant_report("01", output, GLMSettings(), ABOUT, [], 2)
     assert [path.name for path in pages] == ["sub-01.html", "sub-01_ses-1.html", "sub-01_ses-2.html", "sub-01_ses-10.html"]
@@ -212,9 +232,9 @@ def test_surfaces_without_repeats_or_thresholds(output, results):
     assert "Odd-even reliability could not be computed" in text
 
 
-def test_group_has_a_row_a_fit_and_names_that_pybids_bears(output, results):
+def test_group_has_a_row_a_fit_and_names_that_pybids_bears(output, drawn):
     for label, session in (("01", "a"), ("01", "b"), ("02", None), ("10", None)):
-        draw(output, results, session=session, sub=label)
+        copy_fit(drawn, output, label, session)
     table, page = write_group_report(output, ["10", "02", "01", "03"], GLMSettings(), ABOUT)
     with table.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -270,3 +290,72 @@ def test_methods_say_what_was_used_and_nothing_else(settings, said, unsaid):
     assert all(words in methods.text for words in said)
     assert not [words for words in unsaid if words in methods.text]
     assert set(methods.keys) == set(re.findall(r"@([\w-]+)", methods.text))
+
+
+def draw_reduced(output, folder, n_runs, n_conditions, *, series=(), space=None, **changes):
+    """Draw what is left of a fit, with changes to its arrays."""
+    space = half_slice() if space is None else space
+    condition, run = make_result(folder, space.n_units, n_conditions=n_conditions, n_runs=n_runs)
+    for name, array in changes.items():
+        np.save(folder / f"{name}.npy", array)
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    summary["n_valid"] = int(np.load(folder / "valid.npy").sum())
+    (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
+    onset = 2.0 * np.tile(np.arange(n_conditions), n_runs)
+    names = np.char.add("s", condition.astype(str))
+    columns = {"trial": np.arange(len(run)), "session_id": "n/a", "run_id": [f"{k + 1:02d}" for k in run], "onset": onset}
+    columns |= {"duration": 2.0, "trial_type": names, "stim_id": names, "condition": condition, "repetition": run, "split": "n/a"}
+    timing = tuple(RunTiming(None, f"{k + 1:02d}", max(24, n_conditions + 20), 2.0) for k in range(n_runs))
+    context = FigureContext({"sub": "01", "task": "x", "space": space.label}, timing, series=series)
+    draw_figures(folder, space, pd.DataFrame({**columns, "flag": "n/a"}), GLMSettings(), context, output)
+    (numbers,), problems = find_numbers(output, ["01"])
+    page = write_participant_report("01", output, GLMSettings(), ABOUT, [], 4)[0].read_text(encoding="utf-8")
+    assert not problems and "figure is missing" not in page
+    return numbers, page
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_one_run_without_repeats_or_confounds(output, results):
+    numbers, page = draw_reduced(output, results / "a", n_runs=1, n_conditions=12)
+    assert np.isnan(numbers.get("median_odd_even_r", "fithrf")) and np.isnan(numbers.get("median_single_trial_r", "fithrf"))
+    assert np.isnan(numbers.get("median_tsnr")) and np.isnan(numbers.get("mean_framewise_displacement"))
+    assert numbers.get("n_trials_flagged") == 0 and numbers.get("median_variance_inflation") > 2
+    assert "FD (mm)" not in page and "Variance inflation" in page
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_no_unit_fitted(output, results):
+    space = half_slice()
+    nothing = np.full((24, space.n_units), np.nan, np.float32)
+    changes = {"valid": np.zeros(space.n_units, bool), "noise_pool": np.zeros(space.n_units, bool)}
+    numbers, page = draw_reduced(output, results / "a", n_runs=2, n_conditions=4, series=(nothing, nothing), **changes)
+    assert numbers.get("n_units_responsive") == 0 and np.isnan(numbers.get("median_tsnr")) and "Units set aside" in page
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_thousands_of_trials(output, results):
+    numbers, _ = draw_reduced(
+        output, results / "a", n_runs=12, n_conditions=200, space=SurfaceSpace(label="fsnative", n_left=60, n_right=50)
+    )
+    assert numbers.get("n_runs") == 12 and numbers.get("median_single_trial_r_responsive", "fithrf") == pytest.approx(0.7, abs=0.15)
+
+
+def test_runs_are_measured_and_what_deviates_is_said(drawn):
+    (numbers,), _ = find_numbers(drawn, ["01"])
+    assert numbers.get("median_tsnr") == pytest.approx(100, rel=0.1) and numbers.get("n_units_partial") == 0
+    moved = np.mean(([0.1, 0.1, 1.0, 0.1] * 6)[:23])
+    assert numbers.get("mean_framewise_displacement") == pytest.approx(moved, rel=1e-4)
+    assert numbers.get("share_displaced") == pytest.approx(100 * 6 / 23, rel=1e-4) and numbers.get("mean_std_dvars") == pytest.approx(1.2)
+    assert numbers.get("n_trials_flagged") == 2
+    assert numbers.trials_flagged == (("cannot be told from others", "run 01", 1), ("cannot be told from others", "run 02", 1))
+    assert [run["Label"] for run in numbers.runs] == ["run 01", "run 02", "run 03", "run 04"]
+    assert all("moved" in run["Remarks"] and run["ShareDisplaced"] > 20 for run in numbers.runs)
+
+
+def test_group_names_who_stands_out(output, drawn):
+    path = [copy_fit(drawn, output, label) for label in ("01", "02", "03", "04", "05")][3]
+    path.write_text(re.sub(r"median_tsnr\tn/a\t[\d.]+", "median_tsnr\tn/a\t3", path.read_text("utf-8")), "utf-8")
+    table, page = write_group_report(output, ["01", "02", "03", "04", "05"], GLMSettings(), ABOUT)
+    assert {"median_tsnr", "share_displaced", "max_variance_inflation", "median_single_trial_r_fithrf"} <= set(pd.read_csv(table, sep="\t"))
+    rows = re.findall(r"<tr><td>(sub-\d+)</td><td>x</td><td>T1w</td><td>([^<]+)</td>", page.read_text("utf-8"))
+    assert rows == [("sub-04", "Temporal SNR")]

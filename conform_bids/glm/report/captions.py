@@ -73,8 +73,9 @@ _PLOTS = {
     "drift": (
         "Responses over the course of the fit",
         "A dot a trial: the mean over responsive units of its response, by the most refined model; a line a run at its mean; grey bands "
-        "tell runs apart. Runs should lie about the dashed median. A decline within runs speaks of adaptation or fatigue, steps between "
-        "runs of a change in gain, attention or scaling; a run in orange deviates by more than three robust standard deviations.",
+        "tell runs apart. Runs should lie about the dashed line, their median. A decline within runs speaks of adaptation or fatigue, "
+        "steps between runs of a change in gain, attention or scaling; a run in orange deviates by more than three robust standard "
+        "deviations (from four runs on).",
     ),
 }  # fmt: skip
 
@@ -85,6 +86,10 @@ _MAPS = {
         " Expect it where the stimuli drive the brain; a rim around the brain or in the eyes speaks of motion.",
     ),
     "reliability": (
+        "Correlation over conditions between the averages of odd and of even runs.",
+        " Expect it where the stimuli drive the brain, and about 0 elsewhere.",
+    ),
+    "singletrial": (
         "Correlation to expect between two single trials of the same condition: ICC(1) over repeated conditions, session means taken out.",
         " Expect it where the stimuli drive the brain, and about 0 elsewhere; it is the floor that averaging repeats builds on.",
     ),
@@ -113,7 +118,8 @@ _MAPS = {
 _MAP_NAMES = {
     "rsquared": "R²",
     "noiseceiling": "Noise ceiling",
-    "reliability": "Single-trial reliability",
+    "reliability": "Odd-even reliability",
+    "singletrial": "Single-trial reliability",
     "tsnr": "Temporal SNR",
     "hrfpeak": "Time to peak of the HRF",
     "shrinkage": "Shrinkage",
@@ -143,6 +149,7 @@ _EXPECTED_SHARES = {
     "noiseceiling": "high values in structures that the stimuli drive; all near zero means that repeats do not agree",
     "noisepool": "most units in the pool, and voters in structures that respond",
     "setaside": "nearly all units fitted in all runs",
+    "singletrial": "most units near zero and a tail in structures that the stimuli drive",
     "reliability": "most units near zero and a tail in structures that the stimuli drive",
     "tsnr": "one hump per structure, lower in subcortex",
     "hrfpeak": "a broad hump away from both ends",
@@ -171,9 +178,9 @@ def describe_figure(stat: str, desc: str, *, as_map: bool = True) -> tuple[str, 
     elif stat == "rsquared" and desc == "onoff":
         title, what, (said, expected), hidden, kind = "On/off R²", "variance explained by the on/off model", _ONOFF, _HIDDEN, desc
     elif stat in _MAPS:
-        name, hidden = _MAP_NAMES[stat], _HIDDEN if stat in ("noiseceiling", "reliability") else ""
+        name, hidden = _MAP_NAMES[stat], _HIDDEN if stat in ("noiseceiling", "reliability", "singletrial") else ""
         model = MODEL_TITLES.get(desc, desc)
-        title = name if stat == "tsnr" else f"{name}: {model}"
+        title = name if stat == "tsnr" else f"{name}, {model}"
         what, (said, expected), kind = title, _MAPS[stat], stat
     else:
         return f"{stat} {desc}".strip(), "", f"Figure: {stat} {desc}".strip()

@@ -64,7 +64,7 @@ def _draw_design(fit: FitArrays, at: Any) -> list[Path]:
     onset = trials["onset"].to_numpy(dtype=float)
     spans = [run.n_volumes * run.repetition_time for run in runs]
     names = [str(name) for name in trials["stim_id"]]
-    duration, labels = trials["duration"].to_numpy(dtype=float), [run.label for run in runs]
+    duration, labels = trials["duration"].to_numpy(dtype=float), fit.labels
     timing = draw.plot_raster(spans, fit.run_index, onset, duration, names, labels, at(".svg", "bold", desc="timing"))
     counts = trials["stim_id"].astype(str).value_counts(sort=False)
     tr = np.array([run.repetition_time for run in runs])[fit.run_index]
@@ -105,11 +105,12 @@ def _draw_maps(fit: FitArrays, space: Space, at: Any) -> list[Path]:
         rsquared, ceiling = fit.values(f"{model}_rsquared"), fit.values(f"noise_ceiling_{model}")
         add(rsquared, _contrast_scale("R² (%)", rsquared), stat="rsquared", desc=model)
         add(ceiling, _percent_scale("Noise ceiling (%)", ceiling), stat="noiseceiling", desc=model)
-    agreement = fit.agreement.get(fit.best)
-    limit = 1.0 if agreement is None else draw.robust_limit(agreement, most=1.0)
-    add(
-        agreement, draw.Scale("Single-trial reliability (r)", 0.0, limit, floor=0.05 * limit, start=0.18), stat="reliability", desc=fit.best
-    )
+    for stat, label, found in (
+        ("reliability", "Odd-even reliability (r)", fit.reliability.get(fit.best)),
+        ("singletrial", "Single-trial reliability (r)", fit.agreement.get(fit.best)),
+    ):
+        high = 1.0 if found is None else draw.robust_limit(found, most=1.0)
+        add(found, draw.Scale(label, 0.0, high, floor=0.05 * high, start=0.18), stat=stat, desc=fit.best)
     if fit.survey is not None:
         tsnr = _mean_over_runs(fit.survey.tsnr)
         high = draw.robust_limit(tsnr, 99.0)
@@ -133,15 +134,15 @@ def _draw_model_maps(fit: FitArrays, space: Space, at: Any) -> list[Path]:
     peaks = _times_to_peak(fit)
     if peaks is not None:
         low, high = _peak_range(fit)
-        add(peaks, draw.Scale("Time to peak of the chosen HRF (s)", low, high, colour_map="viridis"), stat="hrfpeak", desc=fit.best)
+        add(peaks, draw.Scale("HRF time to peak (s)", low, high, colour_map="viridis"), stat="hrfpeak", desc=fit.best)
     shrinkage = fit.values("conform_shrinkage")
     if shrinkage is not None and np.isfinite(shrinkage).any():
         low, high = (float(value) for value in np.percentile(shrinkage[np.isfinite(shrinkage)], [1, 99]))
-        label = "log10 λ (low: strong shrinkage)"
+        label = "log10 λ"
         add(shrinkage, draw.Scale(label, low, max(high, low + 1e-6), colour_map="cividis"), stat="shrinkage", desc="conform")
     fraction = fit.values("fraction")
     if fraction is not None:
-        label = "Ridge fraction (low: strong shrinkage)"
+        label = "Ridge fraction"
         add(fraction, draw.Scale(label, 0.0, 1.0, colour_map="cividis"), stat="fraction", desc="fithrfdenoiserr")
     pool, voters = fit.array("noise_pool"), fit.array("pc_voxels")
     if pool is not None and voters is not None and np.any(pool):
@@ -242,7 +243,7 @@ def _draw_quality(fit: FitArrays, at: Any) -> list[Path]:
             rows = {MODEL_TITLES.get(model, model): values for model, values in found.items()}
             path = at(".svg", "bold", desc=desc)
             figures.append(draw.plot_distributions(rows, path, xlabel=label, limits=(-1, 1), subset=fit.responsive, zero=True))
-    labels = [run.label for run in fit.context.runs]
+    labels = fit.labels
     if panels := _run_panels(fit):
         figures.append(draw.plot_runs(panels, labels, at(".svg", "bold", desc="runs")))
     if np.isfinite(fit.trial_means).any():

@@ -40,10 +40,10 @@ MODEL_TITLES = {
 }
 
 UNIT_STATES = (
-    ("fitted in all runs", "#4c78a8"),
+    ("fitted in\nall runs", "#4c78a8"),
     ("fitted without\nsome runs", "#72b7b2"),
     ("not finite", "#d55e00"),
-    ("zero throughout", "#8c8c8c"),
+    ("zero\nthroughout", "#8c8c8c"),
     ("constant", "#e69f00"),
     ("mean near zero", "#cc79a7"),
     ("for another\nreason", "#6b4c9a"),
@@ -180,6 +180,14 @@ class FitArrays:
             if betas is not None:
                 found[model] = np.where(self.valid, odd_even_reliability(betas, condition, self.run_index), np.nan)
         return {model: values for model, values in found.items() if np.isfinite(values).any()}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Names of the runs in figures and tables; without the session where there is one only, which the fit's title has."""
+        runs = self.context.runs
+        if len({run.session_id for run in runs}) > 1 or any(run.run_id is None for run in runs):
+            return [run.label for run in runs]
+        return [f"run {run.run_id}" for run in runs]
 
     @cached_property
     def best(self) -> str:

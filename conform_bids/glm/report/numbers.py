@@ -139,7 +139,7 @@ def _runs(fit: FitArrays) -> list[dict[str, Any]]:
             numbers["MedianVarianceInflation"] = float(np.median(fit.collinearity[index].inflation))
         records.append(
             {
-                "Label": run.label,
+                "Label": fit.labels[index],
                 "Volumes": run.n_volumes,
                 "RepetitionTime": run.repetition_time,
                 "StartTime": run.start_time,
@@ -165,7 +165,7 @@ def _flagged(fit: FitArrays) -> tuple[tuple[str, str, int], ...]:
     for flag, run in zip(fit.trials["flag"].astype(str), fit.run_index, strict=True):
         if flag != "n/a":
             counts[flag, int(run)] += 1
-    return tuple((reason, fit.context.runs[run].label, count) for (reason, run), count in counts.items())
+    return tuple((reason, fit.labels[run], count) for (reason, run), count in counts.items())
 
 
 def _median(values: NDArray[np.floating] | None, members: NDArray[np.bool_]) -> float:

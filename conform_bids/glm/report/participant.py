@@ -35,7 +35,7 @@ _NAMES = {"task": "task", "ses": "session", "space": "space", "res": "resolution
 _DESIGN = (("", "timing"), ("", "trials"), ("", "collinearity"))
 _DATA = (("", "runs"), ("tsnr", "preproc"), ("", "drift"))
 _CHOICES = (("", "hrf"), ("hrfpeak", "*"), ("", "noisepool"), ("", "pcs"), ("shrinkage", "*"), ("", "fraction"), ("fraction", "*"))
-_RELIABILITY = (("reliability", "*"), ("", "repeats"), ("", "reliability"))
+_RELIABILITY = (("reliability", "*"), ("", "reliability"), ("singletrial", "*"), ("", "repeats"))
 _ASIDE = (("", "setaside"),)
 _RUN_COLUMNS = {
     "MedianTSNR": ("tSNR", 0),
@@ -222,7 +222,8 @@ def _fit_section(fit: _Fit, first: _Fit) -> Section:
     maps = sorted((key for key in fit.figures if key not in known), key=_map_order)
     # The figures tell which models there are where the numbers are missing.
     best = fit.best or next((model for model in reversed(MODELS) if any(desc == model for _, desc in maps)), "")
-    shown = [key for key in maps if key[1] in ("onoff", best)] or [("rsquared", "onoff")]
+    expected = [("rsquared", "onoff")] if fit.get("n_units_valid") != 0 else []
+    shown = [key for key in maps if key[1] in ("onoff", best)] or expected
     others = _figures(fit, [key for key in maps if key not in shown])
     more = [Section("Maps of the other models", f"{anchor}-othermaps", others, folded=True)] if others else []
     runs = _runs_table(fit)

@@ -62,13 +62,13 @@ def survey_series(runs: Sequence[NDArray[np.floating]], degrees: Sequence[int]) 
     shape = (len(runs), runs[0].shape[1] if runs else 0)
     tsnr, state = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int8)
     for index, (series, degree) in enumerate(zip(runs, degrees, strict=True)):
-        basis = polynomial_basis(len(series), degree)[:, 1:]  # without the constant: the mean is taken out first, which is exact
+        basis = polynomial_basis(len(series), degree)
         for block in value_blocks(2 * len(series), shape[1]):
             values = np.array(series[:, block], dtype=np.float64)
             finite = np.isfinite(values).all(axis=0)
             values[:, ~finite] = 0.0
             mean = values.mean(axis=0)
-            values -= mean
+            values -= mean  # before the projection: sums of squares then lose no digits
             total = np.einsum("ij,ij->j", values, values)
             rest = np.maximum(total - np.square(basis.T @ values).sum(axis=0), 0.0)
             flat = total <= len(series) * np.square(1e-7 * mean)
