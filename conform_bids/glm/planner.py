@@ -24,6 +24,8 @@ __all__ = ["plan_participant"]
 
 BASE_GB = 0.9
 """Python, torch and nibabel."""
+CLEAN_SHARE = 0.2
+"""Share of the memory up to which a fit's data stay in it between the passes over them."""
 SLOPPY_PCS, SLOPPY_FRACTIONS = 2, (1.0, 0.6, 0.2)
 SLOPPY_NOTE = "Made with --sloppy, with few noise regressors and ridge fractions to choose from and no average over HRFs: not for use."
 
@@ -268,13 +270,21 @@ def _ordered(entities: dict[str, str]) -> dict[str, str]:
 
 
 def _with_memory(plan: Plan, n_units: int, n_trials: int, resources: Resources) -> Plan:
-    """Declare what the fit takes: one run being read, the blocks, and the regressors of 20 HRFs."""
+    """Declare what the fit takes: one run being read; the blocks, the regressors of 20 HRFs, and the clean data where they find room.
+
+    The engine keeps the clean data in memory up to half of what it may take, and in a scratch file beyond.
+    """
     volumes = [run.n_volumes or 300 for run in plan.runs]
     read = 4e-9 * n_units * max(volumes)
     regressors = 8e-9 * 21 * n_trials * max(volumes) * (4 if "conform" in plan.models else 2)
     per_unit = 8e-9 * n_units * 200
     block = 0.15 if resources.low_mem else min(1.0, max(0.15, 0.15 * resources.memory_gb))
-    return replace(plan, mem_gb=round(BASE_GB + max(read * 1.3, regressors + block * 1.5) + per_unit, 2), block_gb=block)
+    clean = 4e-9 * n_units * sum(volumes)
+    work = block * 1.5
+    if not resources.low_mem and clean <= CLEAN_SHARE * resources.memory_gb:
+        block = max(block, 2.1 * clean)
+        work = max(work, clean + 0.5)
+    return replace(plan, mem_gb=round(BASE_GB + max(read * 1.3, regressors + work) + per_unit, 2), block_gb=block)
 
 
 def _mark_differing_runs(jobs: list[Plan]) -> list[Plan]:
