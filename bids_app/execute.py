@@ -273,7 +273,8 @@ def _runner(
         runner = plugins.linear_plugin(arguments, record)
     elif name == "MultiProc":
         config.work_dir.mkdir(parents=True, exist_ok=True)
-        setup = WorkerSetup(str(config.work_dir.absolute()), config.omp_nthreads, sections, level, config.resource_monitor)
+        log_file = str(((config.log_dir or config.work_dir) / "nipype.log").absolute())
+        setup = WorkerSetup(str(config.work_dir.absolute()), config.omp_nthreads, sections, level, config.resource_monitor, log_file)
         # one node at a time on the GPU: its memory is shared by all
         defaults = {"n_procs": config.nprocs, "memory_gb": config.memory_gb, "raise_insufficient": False, "n_gpu_procs": 1}
         runner = plugins.multiprocess_plugin({**defaults, **arguments}, setup, record)

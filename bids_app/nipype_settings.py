@@ -13,8 +13,9 @@ os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 _LOGGERS = ("nipype", "conform")
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-__all__ = ["apply_settings", "log_level", "nipype_settings", "run_log"]
+__all__ = ["add_log_file", "apply_settings", "log_level", "nipype_settings", "run_log"]
 
 
 def log_level(verbosity: int) -> int:
@@ -110,6 +111,15 @@ class _LogFile(logging.FileHandler):
         self.setLevel(logging.CRITICAL + 1)
 
 
+def add_log_file(path: str) -> None:
+    """Add the messages of our own nodes, in a worker, to the log of the run; Nipype's are those of the main process."""
+    logger = logging.getLogger("conform")
+    handler = _LogFile(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
+    logger.setLevel(min(logger.level, logging.INFO))
+
+
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
     """Write Nipype's messages and ours of this process to a file, at least those of level INFO."""
@@ -121,7 +131,7 @@ def run_log(path: Path) -> Iterator[None]:
     except OSError:
         yield
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(_FORMAT))
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(handler)
     for logger, level in zip(loggers, before, strict=True):

@@ -54,6 +54,8 @@ class WorkerSetup:
         Level of Nipype's messages.
     resource_monitor : bool
         Whether to sample memory and processor use.
+    log_file : str
+        Log of the run, to which nodes' own messages are added; empty: none.
     """
 
     cwd: str
@@ -61,6 +63,7 @@ class WorkerSetup:
     nipype_config: Mapping[str, Mapping[str, str]]
     log_level: int
     resource_monitor: bool
+    log_file: str = ""
 
 
 def worker_context() -> Any:
@@ -178,9 +181,11 @@ def _prepare(setup: WorkerSetup) -> None:
         os.environ[name] = str(setup.n_threads)
     os.environ.update(NO_ET="1", NIPYPE_NO_ET="1")
     os.chdir(setup.cwd)
-    from bids_app.nipype_settings import apply_settings
+    from bids_app.nipype_settings import add_log_file, apply_settings
 
     apply_settings(setup.nipype_config, setup.log_level)
+    if setup.log_file:
+        add_log_file(setup.log_file)
     if setup.resource_monitor:
         from nipype import config
 

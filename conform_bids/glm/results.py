@@ -25,7 +25,7 @@ from conform_bids.numerics.noise_ceiling import noise_ceiling
 __all__ = ["fit_and_store", "fit_options"]
 
 HRF_STEP = 0.1
-_LOGGER = logging.getLogger("nipype.interface")
+_LOGGER = logging.getLogger("conform.glm")
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,13 @@ def test_it_completes(simulated_run: Any) -> None:
     assert "Traceback" not in process.stderr
 
 
+def test_the_log_tells_how_many_noise_regressors_helped(simulated_run: Any) -> None:
+    log = simulated_run.find("logs/*/nipype.log").read_text()
+    assert log.count("cross-validated gain by number of noise regressors (standard error): 0: 0 (") == 12  # fits
+    assert "odd-even reliability of the noise pool" in log
+    assert "cross-validated gain" not in simulated_run.process.stderr
+
+
 def test_files_are_those_expected(simulated_run: Any, expected_list: list[str]) -> None:
     assert listed(simulated_run) == expected_list
 
