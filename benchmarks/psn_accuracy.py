@@ -129,7 +129,7 @@ METHODS: dict[str, Callable[[Trials], Denoiser]] = {
     "calibrated": lambda trials: fit_calibrated(trials).denoiser,
     "calibrated unit": lambda trials: fit_calibrated(trials, level="unit").denoiser,
     "stacked": lambda trials: fit_stacked(trials).denoiser,
-    "small": lambda trials: fit_stacked(trials, StackedOptions(level_steps=(0.0,))).denoiser,
+    "small": lambda trials: fit_stacked(trials, StackedOptions(wide=False)).denoiser,
 }
 
 

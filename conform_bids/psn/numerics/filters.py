@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,20 @@ import scipy.optimize
 from conform_bids.psn.numerics.denoiser import gains
 from conform_bids.psn.numerics.spectral import shrink
 
-__all__ = ["FilterPart", "Scores", "filter_part", "noise_cholesky", "score_filters", "signal_factor", "solve_mixture"]
+__all__ = [
+    "FilterPart",
+    "Scores",
+    "filter_part",
+    "filter_parts",
+    "noise_cholesky",
+    "noise_choleskys",
+    "score_filters",
+    "signal_factor",
+    "solve_mixture",
+]
 
 FloatArray = npt.NDArray[np.float64]
+Levels = Sequence[tuple[float, float]]
 RIDGE = 1e-10
 ROUNDING = 1e-12
 
@@ -77,21 +88,44 @@ def filter_part(signal: FloatArray, cholesky: FloatArray) -> FilterPart:
     return FilterPart(signal @ rotation, right, np.ascontiguousarray(values[kept][::-1]))
 
 
-def filter_parts(data: FloatArray, noise: FloatArray, cholesky: FloatArray, share: float, levels: Sequence[float]) -> list[FilterPart]:
-    """One part for each level of shrinkage of the covariance of condition means.
+def filter_parts(
+    data: FloatArray, noise: FloatArray, choleskys: Mapping[float, FloatArray], share: float, levels: Levels
+) -> list[FilterPart]:
+    """One part for each pair of levels of shrinkage.
 
     Parameters
     ----------
     data, noise : (n_units, n_units) float64 arrays
-        Covariance of condition means, not shrunken; of a single trial's noise.
-    cholesky : (n_units, n_units) float64 array
-        Factor of ``noise``.
+        Covariance of condition means; of a single trial's noise; not shrunken.
+    choleskys : mapping of float to (n_units, n_units) float64 array
+        Factors of the noise covariance at each level, of `noise_choleskys`.
     share : float
         What of the noise covariance is left in condition means.
-    levels : sequence of float
-        Levels of shrinkage.
+    levels : sequence of (float, float)
+        Levels of the covariance of condition means and of that of the noise.
     """
-    return [filter_part(signal_factor(shrink(data, level) - share * noise), cholesky) for level in levels]
+    parts = []
+    for data_level, noise_level in levels:
+        if data_level == noise_level == 0:
+            parts.append(_single_units(np.diag(data) - share * np.diag(noise), np.diag(noise)))
+            continue
+        signal = shrink(data, data_level) - share * shrink(noise, noise_level)
+        parts.append(filter_part(signal_factor(signal), choleskys[noise_level]))
+    return parts
+
+
+def noise_choleskys(noise: FloatArray, levels: Levels) -> dict[float, FloatArray]:
+    """Factors of a noise covariance at each of its levels of shrinkage."""
+    return {level: noise_cholesky(shrink(noise, level)) for level in {noise_level for _, noise_level in levels}}
+
+
+def _single_units(signal: FloatArray, noise: FloatArray) -> FilterPart:
+    """Units by themselves: a part whose dimensions are the units that have signal."""
+    kept = np.flatnonzero(signal > 0)
+    axes = np.zeros((len(signal), len(kept)))
+    axes[kept, np.arange(len(kept))] = 1.0
+    floor = ROUNDING * float(np.mean(noise))
+    return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,26 +8,27 @@ from a copy of it. The two have independent errors; filters are fitted on and ap
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from conform_bids.psn.numerics.denoiser import Component, Denoiser
-from conform_bids.psn.numerics.filters import FilterPart, Scores, filter_parts, noise_cholesky, score_filters, solve_mixture
+from conform_bids.psn.numerics.filters import FilterPart, Scores, filter_parts, noise_choleskys, score_filters, solve_mixture
 from conform_bids.psn.numerics.moments import choose_data_level, choose_noise_level
-from conform_bids.psn.numerics.spectral import shrink
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, split_conditions
 
-__all__ = ["StackedOptions", "StackedResult", "fit_stacked"]
+__all__ = ["StackedOptions", "StackedResult", "assemble", "fit_parts", "fit_stacked"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 SPLIT = 0.5
 """Variance of the noise that is added, over that of a condition's mean: 1 is leaving out half of the trials, less is noisier scores."""
-A_GRID = tuple(2.0**step for step in range(-1, 10))
+A_GRID = tuple(4.0**step for step in range(-1, 8))
+LEVEL_STEP = 0.3
+Levels = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,21 @@ class StackedOptions:
     Attributes
     ----------
     powers : tuple of float
-        Of the ratio of signal to noise variance; 1 is Wiener's.
-    level_steps : tuple of float
-        Levels of shrinkage of the covariance of condition means, beside the one of the best likelihood.
+        Of the ratio of signal to noise variance; 1 is Wiener's, larger ones cut more steeply.
+    a : tuple of float
+        Weights of the noise.
+    wide : bool
+        Beside the levels of shrinkage of the best likelihood, take the data covariance with more and with no shrinkage, the noise
+        covariance with half of its correlations, and every unit by itself.
     n_folds : int
         Folds of conditions.
     seed : int
         Of folds and contrasts.
     """
 
-    powers: tuple[float, ...] = (1.0, 1.5)
-    level_steps: tuple[float, ...] = (0.0, -0.2, 0.2)
+    powers: tuple[float, ...] = (1.0, 2.0, 4.0)
+    a: tuple[float, ...] = A_GRID
+    wide: bool = True
     n_folds: int = 5
     seed: int = 0
 
@@ -60,26 +65,26 @@ class StackedResult:
     ----------
     denoiser : Denoiser
         Mean and map.
-    levels : tuple of float
-        Levels of shrinkage of the components.
-    noise_level : float
-        That of the noise covariance.
+    levels : tuple of (float, float)
+        Levels of shrinkage of the covariance of condition means and of that of the noise, component by component.
     terms : (n_terms, 2) float64 array
         Power and a of the candidates of each component.
     weights : (n_levels * n_terms,) float64 array
         Of the mixture.
     fold_scores : tuple of Scores
         One a fold.
+    fold : (n_conditions,) int array
+        Fold of each condition.
     condition_weight : (n_conditions,) float64 array
         Below 1 for conditions with outlying noise.
     """
 
     denoiser: Denoiser
-    levels: tuple[float, ...]
-    noise_level: float
+    levels: Levels
     terms: FloatArray
     weights: FloatArray
     fold_scores: tuple[Scores, ...]
+    fold: IntArray
     condition_weight: FloatArray
 
 
@@ -99,34 +104,67 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     """
     chosen = options or StackedOptions()
     data = standardise(trials)
-    noise_level = choose_noise_level(data.trials, pooled=True).level
-    best = choose_data_level(data.means).level
-    levels = tuple(dict.fromkeys(float(np.clip(best + step, 0.0, 1.0)) for step in chosen.level_steps))
-    terms = np.array([(power, a) for power in chosen.powers for a in A_GRID])
+    levels = _candidate_levels(data, wide=chosen.wide)
+    terms = np.array([(power, a) for power in chosen.powers for a in chosen.a])
     folds = split_conditions(data.trials.counts, chosen.n_folds, chosen.seed)
     rng = np.random.default_rng([chosen.seed, 1])
-    fold_scores = tuple(_score_fold(data, fold, noise_level, levels, terms, rng) for fold in folds)
+    fold_scores = tuple(_score_fold(data, fold, levels, terms, rng) for fold in folds)
     weights = solve_mixture(sum(fold_scores[1:], fold_scores[0]))
-    centre, parts = _fit_parts(data, noise_level, levels)
-    denoiser = _assemble(data, centre, parts, terms, weights)
-    return StackedResult(denoiser, levels, noise_level, terms, weights, fold_scores, data.weight)
+    centre, parts = fit_parts(data, levels)
+    denoiser = assemble(data, centre, parts, terms, weights)
+    fold_of = np.empty(len(data.means), dtype=np.intp)
+    for index, fold in enumerate(folds):
+        fold_of[fold] = index
+    return StackedResult(denoiser, levels, terms, weights, fold_scores, fold_of, data.weight)
 
 
-def _fit_parts(data: Standardised, noise_level: float, levels: tuple[float, ...]) -> tuple[FloatArray, list[FilterPart]]:
-    """Dimensions from all conditions."""
-    noise = shrink(data.noise_covariance(), noise_level)
+def _candidate_levels(data: Standardised, *, wide: bool) -> Levels:
+    """Levels of shrinkage of the data and of the noise covariance, the likeliest pair first."""
+    noise = choose_noise_level(data.trials, pooled=True).level
+    best = choose_data_level(data.means).level
+    if not wide:
+        return ((best, noise),)
+    return tuple(dict.fromkeys([(best, noise), (max(best - LEVEL_STEP, 0.0), noise), (1.0, noise), (best, noise / 2), (0.0, 0.0)]))
+
+
+def fit_parts(data: Standardised, levels: Levels) -> tuple[FloatArray, list[FilterPart]]:
+    """Mean of all conditions, and their dimensions at each pair of levels, in standardised units."""
+    noise = data.noise_covariance()
     centre, covariance, share = data.data_covariance(data.means, 1.0 / data.counts)
-    return centre, filter_parts(covariance, noise, noise_cholesky(noise), share, levels)
+    return centre, filter_parts(covariance, noise, noise_choleskys(noise, levels), share, levels)
 
 
-def _score_fold(
-    data: Standardised, fold: IntArray, noise_level: float, levels: tuple[float, ...], terms: FloatArray, rng: np.random.Generator
-) -> Scores:
+def assemble(data: Standardised, centre: FloatArray, parts: Sequence[FilterPart], terms: FloatArray, weights: FloatArray) -> Denoiser:
+    """Denoiser of a mixture, in the units of the data.
+
+    Parameters
+    ----------
+    data : Standardised
+        For the units' scales.
+    centre : (n_units,) float64 array
+        Mean, in standardised units.
+    parts : sequence of FilterPart
+        As of `fit_parts`.
+    terms : (n_terms, 2) float64 array
+        Power and a of the filters of each part.
+    weights : (n_parts * n_terms,) float64 array
+        Of the filters, part by part; parts without weight are left out.
+    """
+    components = []
+    for part, share in zip(parts, weights.reshape(len(parts), len(terms)), strict=True):
+        used = share > 0
+        if used.any():
+            mixture = np.c_[share[used], terms[used]]
+            components.append(Component(part.left * data.scale[:, None], part.right / data.scale[:, None], part.ratio, mixture))
+    return Denoiser(centre * data.scale, tuple(components), float(np.mean(data.trials.counts)))
+
+
+def _score_fold(data: Standardised, fold: IntArray, levels: Levels, terms: FloatArray, rng: np.random.Generator) -> Scores:
     """Scores of all candidates on the conditions of a fold, over both signs of the contrast."""
     others = np.ones(len(data.means), bool)
     others[fold] = False
-    noise = shrink(data.noise_covariance(others), noise_level)
-    cholesky = noise_cholesky(noise)
+    noise = data.noise_covariance(others)
+    choleskys = noise_choleskys(noise, levels)
     scores = Scores.none(len(levels) * len(terms))
     repeated = fold[data.trials.counts[fold] >= 2]
     if not len(repeated):
@@ -137,7 +175,7 @@ def _score_fold(
         means = data.means.copy()
         means[repeated] = inputs
         centre, covariance, left = data.data_covariance(means, share)
-        parts = filter_parts(covariance, noise, cholesky, left, levels)
+        parts = filter_parts(covariance, noise, choleskys, left, levels)
         worth = data.counts[repeated] / (1 + SPLIT)
         scores += score_filters(parts, terms, inputs - centre, targets - centre, worth, data.weight[repeated])
     return scores
@@ -154,14 +192,3 @@ def _split_noise(data: Standardised, conditions: IntArray, rng: np.random.Genera
     means, amount = data.means[conditions], np.sqrt(SPLIT)
     for sign in (1.0, -1.0):
         yield means + sign * amount * contrast, means - sign / amount * contrast
-
-
-def _assemble(data: Standardised, centre: FloatArray, parts: list[FilterPart], terms: FloatArray, weights: FloatArray) -> Denoiser:
-    """Denoiser in the units of the data."""
-    components = []
-    for part, share in zip(parts, weights.reshape(len(parts), len(terms)), strict=True):
-        used = share > 0
-        if used.any():
-            mixture = np.c_[share[used], terms[used]]
-            components.append(Component(part.left * data.scale[:, None], part.right / data.scale[:, None], part.ratio, mixture))
-    return Denoiser(centre * data.scale, tuple(components), float(np.mean(data.trials.counts)))
