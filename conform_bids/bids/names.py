@@ -20,6 +20,7 @@ __all__ = [
     "relative_path",
     "same_label",
     "short_key",
+    "sidecar_of",
 ]
 
 ENTITY_ORDER: tuple[str, ...] = (
@@ -161,6 +162,13 @@ def relative_path(entities: Mapping[str, str], suffix: str, extension: str, data
         return name
     folders = [f"{key}-{entities[key]}" for key in (owner, "ses") if key in entities]
     return "/".join([*folders, *([datatype] if datatype else []), name])
+
+
+def sidecar_of(path: str) -> str:
+    """Name of a file's JSON sidecar: that of the file up to the first dot, POSIX style."""
+    folder, _, name = path.rpartition("/")
+    stem = name.split(".")[0]
+    return f"{folder}/{stem}.json" if folder else f"{stem}.json"
 
 
 def clean_label(text: str) -> str:

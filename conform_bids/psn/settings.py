@@ -95,13 +95,6 @@ class PSNSettings:
         choices=CRITERIA,
         group=_METHOD,
     )
-    variance_share: float = option(
-        0.99,
-        "Share of the signal variance that is kept under the criteria variance and variance_eigenvalues.",
-        minimum=0,
-        maximum=1,
-        group=_METHOD,
-    )
     alpha: float | None = option(
         None,
         "In place of a criterion: 0 is the number of dimensions with the best prediction, 1 keeps all, between them this share of the "
@@ -179,12 +172,10 @@ def _idle_fields(settings: PSNSettings) -> dict[str, str]:
     """Fields that have no effect with the others, and what each of them needs."""
     method = settings.method
     projects = method in PROJECTIONS
-    by_share = (settings.criterion or ("variance" if method == "conservative" else "")).startswith("variance")
     needs = (
         ((projects and method != "compare") or method == "crossvalidated", "a method with one basis", ("basis",)),
         (projects, "one of the methods " + ", ".join(PROJECTIONS), ("criterion", "alpha")),
         (projects and settings.alpha is None, "a criterion, which --alpha takes the place of", ("criterion",)),
-        (projects and by_share and settings.alpha is None, "the criterion variance or variance_eigenvalues", ("variance_share",)),
         (method not in ("stacked", "wiener"), "a method with a threshold", ("threshold_level",)),
         (settings.threshold_level == "group", "--threshold-level group", ("unit_groups",)),
         (settings.makes_clusters, "spatial clusters", ("parcel_size",)),
