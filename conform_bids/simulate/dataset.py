@@ -29,19 +29,26 @@ from conform_bids.simulate.files import (
     write_raw_root,
     write_volume_run,
 )
+from conform_bids.simulate.organisation import draw_population
+from conform_bids.simulate.seeds import ORGANISATION, population_generator
 from conform_bids.simulate.settings import SimulationSettings
-from conform_bids.simulate.stimuli import Stimulus, draw_stimuli, stimulus_features
-from conform_bids.simulate.subjects import STIMULI, Run, Subject, draw_subject, generator_for, simulate_run, unit_series
-from conform_bids.simulate.truth import TRUTH_README, write_trials, write_truth
+from conform_bids.simulate.stimuli import Stimulus, draw_catalogue, stimulus_features
+from conform_bids.simulate.subjects import Run, Subject, draw_subject, simulate_run, unit_series
+from conform_bids.simulate.truth import (
+    SPACES,
+    TRUTH_FOLDER,
+    truth_path,
+    write_population,
+    write_stimuli,
+    write_trials,
+    write_truth,
+    write_truth_readme,
+)
 
 __all__ = ["SPACES", "SimulatedDataset", "simulate_dataset"]
 
-SPACES = {"nifti": "T1w", "cifti": "fsLR", "gifti": "fsaverage5"}
-"""Space of each format."""
-
-_TRUTH = Path("sourcedata") / "truth"
 _MARK = "settings.json"
-_VERSION = 1  # of the generator: raise it when the same settings would give other data
+_VERSION = 2  # of the generator: raise it when the same settings would give other data
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class SimulatedDataset:
 
     def truth_file(self, participant: str, file_format: str) -> Path:
         """Truth of a participant for ``nifti``, ``cifti`` or ``gifti`` units."""
-        return self.truth / f"sub-{participant}_space-{SPACES[file_format]}_truth.npz"
+        return truth_path(self.path, participant, file_format)
 
 
 def simulate_dataset(output_dir: Path, settings: SimulationSettings | None = None) -> SimulatedDataset:
@@ -101,7 +108,7 @@ def simulate_dataset(output_dir: Path, settings: SimulationSettings | None = Non
         partial = output_dir.with_name(f".{output_dir.name}-{secrets.token_hex(4)}.partial")
         try:
             _write_all(partial, settings)
-            write_json(mark, partial / _TRUTH / _MARK)
+            write_json(mark, partial / TRUTH_FOLDER / _MARK)
             if output_dir.is_dir():
                 output_dir.rmdir()  # empty, as _refuse_others has seen
             os.replace(partial, output_dir)
@@ -110,7 +117,7 @@ def simulate_dataset(output_dir: Path, settings: SimulationSettings | None = Non
     return SimulatedDataset(
         path=output_dir,
         fmriprep=output_dir / "derivatives" / "fmriprep",
-        truth=output_dir / _TRUTH,
+        truth=output_dir / TRUTH_FOLDER,
         participants=tuple(f"{index + 1:02d}" for index in range(settings.n_subjects)),
         made=found != mark,
     )
@@ -118,7 +125,7 @@ def simulate_dataset(output_dir: Path, settings: SimulationSettings | None = Non
 
 def _read_mark(output_dir: Path) -> dict[str, object] | None:
     try:
-        mark = json.loads((output_dir / _TRUTH / _MARK).read_text(encoding="utf-8"))
+        mark = json.loads((output_dir / TRUTH_FOLDER / _MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return mark if isinstance(mark, dict) else None
@@ -132,15 +139,18 @@ def _refuse_others(output_dir: Path, found: dict[str, object] | None) -> None:
 
 def _write_all(root: Path, settings: SimulationSettings) -> None:
     root.mkdir()
-    stimuli = draw_stimuli(settings.n_stimuli, settings.n_test, generator_for(settings, STIMULI))
-    features = stimulus_features(stimuli)
+    catalogue = draw_catalogue(settings)
+    population = draw_population(settings.population_seed, population_generator(settings.population_seed, ORGANISATION, 0))
     anatomy = build_anatomy(load_cortex(), settings.voxel_size)
-    write_raw_root(root, stimuli, settings)
+    write_raw_root(root, catalogue.everything, settings)
     write_derivative_root(root / "derivatives" / "fmriprep")
-    (root / _TRUTH).mkdir(parents=True)
-    (root / _TRUTH / "README").write_text(TRUTH_README, encoding="utf-8")
+    (root / TRUTH_FOLDER).mkdir(parents=True)
+    write_truth_readme(root / TRUTH_FOLDER)
+    write_stimuli(root / TRUTH_FOLDER, catalogue)
+    write_population(root / TRUTH_FOLDER, population)
     for index in range(settings.n_subjects):
-        subject = draw_subject(index, anatomy, features, load_default_library(), settings)
+        stimuli = catalogue.of_subject(index)
+        subject = draw_subject(index, population, anatomy, stimulus_features(stimuli), load_default_library(), settings)
         _write_subject(root, subject, anatomy, stimuli, settings)
 
 
@@ -161,11 +171,10 @@ def _write_subject(root: Path, subject: Subject, anatomy: Anatomy, stimuli: tupl
             run = simulate_run(subject, session, number, settings)
             _write_run(root, subject, run, anatomy, stimuli, settings)
             runs.append(run)
-    write_trials(root / _TRUTH / f"sub-{label}_trials.tsv", runs, stimuli, settings)
+    write_trials(root / TRUTH_FOLDER / f"sub-{label}_trials.tsv", runs, stimuli, settings)
     for file_format, sites in _unit_sites(anatomy).items():
         if file_format in settings.file_formats:
-            path = root / _TRUTH / f"sub-{label}_space-{SPACES[file_format]}_truth.npz"
-            write_truth(path, subject, runs, stimuli, anatomy.tissue, sites)
+            write_truth(truth_path(root, label, file_format), subject, runs, stimuli, anatomy.tissue, sites)
 
 
 def _write_run(

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform_bids.simulate.anatomy import Anatomy
+from conform_bids.simulate.confounds import Confounds
+from conform_bids.simulate.images import write_image
 from conform_bids.simulate.settings import SimulationSettings
-from conform_bids.simulate.stimuli import Stimulus, render
+from conform_bids.simulate.stimuli import Stimulus
 
 __all__ = [
     "TASK",
@@ -76,9 +78,9 @@ def write_raw_root(root: Path, stimuli: Sequence[Stimulus], settings: Simulation
     write_table({"participant_id": [f"sub-{index + 1:02d}" for index in range(settings.n_subjects)]}, root / "participants.tsv")
     (root / "stimuli").mkdir()
     for stimulus in stimuli:
-        render(stimulus, root / "stimuli" / f"{stimulus.stim_id}.png")
+        write_image(stimulus, root / "stimuli" / f"{stimulus.stim_id}.png")
     described = {
-        "trial_type": {"Description": "Category of the shape"},
+        "trial_type": {"Description": "Category of what is drawn"},
         "stim_id": {"Description": "Name of the image"},
         "stim_file": {"Description": "Image, in stimuli/"},
         "split": {"Description": "Whether models are trained or tested on the image", "Levels": {"train": "training", "test": "testing"}},
@@ -228,11 +230,9 @@ def write_gifti_run(folder: Path, stem: str, hemisphere: str, series: NDArray[np
     write_json(_timing(settings), folder / f"{name}.json")
 
 
-def write_confounds(path: Path, columns: Mapping[str, NDArray[np.float64]]) -> None:
+def write_confounds(path: Path, confounds: Confounds) -> None:
     """Write the confounds table and its sidecar."""
-    write_table(columns, path)
-    described: dict[str, Any] = {
-        name: {"Method": "aCompCor", "Mask": "combined", "Retained": True} for name in columns if name.startswith("a_comp_cor")
-    }
+    write_table(confounds.columns, path)
+    described: dict[str, Any] = dict(confounds.components)
     described["framewise_displacement"] = {"Description": "Sum of absolute displacements, rotations on a sphere of 50 mm", "Units": "mm"}
     write_json(described, path.with_suffix(".json"))

@@ -11,53 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conform_bids.numerics.hrf import BRIEF_STIMULUS, HRFLibrary, response_at
-from conform_bids.simulate.anatomy import CEREBELLUM, CORTEX, CSF, OUTSIDE
+from conform_bids.numerics.hrf import HRFLibrary, response_at
+from conform_bids.simulate.anatomy import CSF, OUTSIDE
+from conform_bids.simulate.fields import smooth_fields
 from conform_bids.simulate.settings import SimulationSettings
 
-__all__ = [
-    "NuisanceTraits",
-    "Organisation",
-    "draw_motion",
-    "draw_organisation",
-    "draw_traits",
-    "noise_series",
-    "response_series",
-    "slow_cosines",
-    "smooth_fields",
-]
+__all__ = ["NuisanceTraits", "draw_motion", "draw_traits", "noise_series", "response_series", "slow_cosines"]
 
-_N_WARPED = 12
-_N_SHARED = 4
 _N_MOTION = 6
-_ACTIVE_FRACTION = 0.45
+_LOWEST_AR, _HIGHEST_AR = 0.2, 0.6
 
 Float = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Organisation:
-    """How the sites of a subject respond.
-
-    Attributes
-    ----------
-    active : ndarray of bool, shape (n_sites,)
-        Sites that respond.
-    condition_betas : ndarray, shape (n_stimuli, n_sites)
-        Mean response to each stimulus (% signal change), 0 where not active.
-    gain : ndarray, shape (n_sites,)
-        Mean response over stimuli as it was drawn; the scale of variability over trials.
-    library : HRFLibrary
-        The packaged library, then curves outside of it.
-    hrf : ndarray of int, shape (n_sites,)
-        Column of ``library``.
-    """
-
-    active: NDArray[np.bool_]
-    condition_betas: Float
-    gain: Float
-    library: HRFLibrary
-    hrf: NDArray[np.int_]
 
 
 @dataclass(frozen=True)
@@ -68,66 +32,28 @@ class NuisanceTraits:
     ----------
     noise_scale : ndarray, shape (n_sites,)
         Factor of the autoregressive noise.
-    shared_loadings : ndarray, shape (4, n_sites)
+    autoregression : ndarray, shape (n_sites,)
+        Coefficient of the autoregressive noise.
+    shared_loadings : ndarray, shape (n_sources, n_sites)
         Weights of the noise that sites share.
     motion_loadings : ndarray, shape (6, n_sites)
         Weights of the motion parameters.
     """
 
     noise_scale: Float
+    autoregression: Float
     shared_loadings: Float
     motion_loadings: Float
 
 
-def smooth_fields(positions: Float, n_fields: int, length_scale: float, generator: np.random.Generator) -> Float:
-    """Random functions of space with unit variance and a Gaussian correlation, by random Fourier features.
-
-    The fields depend on the generator and the positions alone: two sets of positions see the same functions.
-
-    Parameters
-    ----------
-    positions : ndarray, shape (n, 3)
-        In mm.
-    n_fields : int
-        Number of functions.
-    length_scale : float
-        Distance (mm) at which the correlation has fallen to exp(-1/2).
-
-    Returns
-    -------
-    ndarray, shape (n_fields, n)
-    """
-    n_waves = 200
-    frequencies = generator.standard_normal((3, n_waves)) / length_scale
-    phases = generator.uniform(0, 2 * np.pi, n_waves)
-    weights = generator.standard_normal((n_fields, n_waves))
-    return np.asarray(np.sqrt(2 / n_waves) * weights @ np.cos(positions @ frequencies + phases).T, dtype=np.float64)
-
-
-def _outside_library(library: HRFLibrary, generator: np.random.Generator) -> HRFLibrary:
-    """The library and, behind it, curves that are stretched and delayed."""
-    times = library.times
-    warped = []
-    for _ in range(_N_WARPED):
-        base = library.curves[:, int(generator.integers(2, 16))]
-        stretch, delay = generator.uniform(0.75, 1.35), generator.uniform(-0.3, 1.2)
-        curve = np.interp((times - max(delay, 0.0)) / stretch, times, base, left=0.0)
-        warped.append(curve)
-    curves = np.concatenate([library.curves, np.stack(warped, axis=1)], axis=1)
-    names = (*library.names, *(f"outside{index:02d}" for index in range(_N_WARPED)))
-    return HRFLibrary(curves, BRIEF_STIMULUS, convolved=False, names=names)
-
-
-def draw_organisation(
+def draw_traits(
     positions: Float,
     tissue: NDArray[np.int_],
-    features: Float,
-    library: HRFLibrary,
     settings: SimulationSettings,
-    shared: np.random.Generator,
-    own: np.random.Generator,
-) -> Organisation:
-    """Draw how a subject's sites respond: a plan that subjects share, on a cortex that each folds its own way.
+    noisiness: Float,
+    generator: np.random.Generator,
+) -> NuisanceTraits:
+    """Draw noise properties: smooth over space, stronger in cerebrospinal fluid, weak outside of the brain.
 
     Parameters
     ----------
@@ -135,55 +61,31 @@ def draw_organisation(
         In mm.
     tissue : ndarray of int, shape (n_sites,)
         Constants of `conform_bids.simulate.anatomy`.
-    features : ndarray, shape (n_stimuli, n_features)
-        Standardised features of the stimuli.
-    library : HRFLibrary
-        Unconvolved curves, sampled every 0.1 s.
     settings : SimulationSettings
-        Strengths.
-    shared, own : numpy.random.Generator
-        Of the population (same state for each subject) and of the subject.
+        Number of sources.
+    noisiness : ndarray, shape (n_sites,)
+        Factor of each site's own noise.
     """
-    folded = positions + 5.0 * smooth_fields(positions, 3, 25.0, own).T
-    n_features = features.shape[1]
-    plan = smooth_fields(folded, n_features + 2, 14.0, shared)
-    tuning = plan[:n_features] + 0.4 * smooth_fields(positions, n_features, 10.0, own)
-    tuning += 0.3 * own.standard_normal(tuning.shape)
-    pattern = features @ tuning
-    pattern /= np.maximum(pattern.std(axis=0), 1e-12)
-    responsive = np.isin(tissue, (CORTEX, CEREBELLUM))
-    strength = plan[n_features] - 1.5 * (tissue == CEREBELLUM)
-    threshold = np.quantile(strength[responsive], 1 - _ACTIVE_FRACTION)
-    active = responsive & (strength > threshold)
-    gain = settings.response * np.exp(0.35 * own.standard_normal(len(tissue)) - 0.06)
-    condition_betas = np.where(active, gain * (1 + settings.selectivity * (pattern - pattern.mean(axis=0))), 0.0)
-    middle = 0.45 * library.n_hrfs
-    index = np.rint(middle + 3.0 * plan[n_features + 1] + 1.5 * own.standard_normal(len(tissue)))
-    hrf = np.clip(index, 0, library.n_hrfs - 1).astype(int)
-    all_curves = _outside_library(library, own)
-    elsewhere = own.random(len(tissue)) < settings.outside_library
-    hrf[elsewhere] = library.n_hrfs + own.integers(0, _N_WARPED, int(elsewhere.sum()))
-    return Organisation(active, condition_betas, gain, all_curves, hrf)
-
-
-def draw_traits(positions: Float, tissue: NDArray[np.int_], generator: np.random.Generator) -> NuisanceTraits:
-    """Draw noise properties: smooth over space, stronger in cerebrospinal fluid, weak outside of the brain."""
     by_tissue = np.where(tissue == CSF, 1.6, np.where(tissue == OUTSIDE, 0.3, 1.0))
-    noise_scale = by_tissue * np.exp(0.3 * generator.standard_normal(len(tissue)))
-    loadings = smooth_fields(positions, _N_SHARED, 30.0, generator)
+    autoregression = generator.uniform(_LOWEST_AR, _HIGHEST_AR, len(tissue))
+    loadings = smooth_fields(positions, settings.shared_sources, 30.0, generator)
     loadings[0] = 0.8 + 0.3 * loadings[0]  # a global component, as breathing has
     loadings += 0.2 * generator.standard_normal(loadings.shape)
     motion = smooth_fields(positions, _N_MOTION, 12.0, generator) + 0.5 * generator.standard_normal((_N_MOTION, len(tissue)))
-    return NuisanceTraits(noise_scale, loadings * by_tissue, motion)
+    return NuisanceTraits(by_tissue * noisiness, autoregression, loadings * by_tissue, motion)
 
 
-def response_series(organisation: Organisation, betas: Float, onsets: Float, times: Float, stimulus_duration: float) -> Float:
+def response_series(
+    library: HRFLibrary, hrf: NDArray[np.int_], betas: Float, onsets: Float, times: Float, stimulus_duration: float
+) -> Float:
     """Responses of a run's trials.
 
     Parameters
     ----------
-    organisation : Organisation
-        Its HRFs.
+    library : HRFLibrary
+        Curves.
+    hrf : ndarray of int, shape (n_sites,)
+        Curve of each site.
     betas : ndarray, shape (n_trials, n_sites)
         Response to each trial (%).
     onsets : ndarray, shape (n_trials,)
@@ -198,10 +100,11 @@ def response_series(organisation: Organisation, betas: Float, onsets: Float, tim
     ndarray, shape (n_volumes, n_sites)
         In percent.
     """
-    designs = response_at(organisation.library, stimulus_duration, times[:, np.newaxis] - onsets)
+    designs = response_at(library, stimulus_duration, times[:, np.newaxis] - onsets)
     series = np.zeros((len(times), betas.shape[1]))
-    for column in np.unique(organisation.hrf):
-        sites = organisation.hrf == column
+    responding = betas.any(axis=0)
+    for column in np.unique(hrf[responding]):
+        sites = (hrf == column) & responding
         series[:, sites] = designs[:, :, column] @ betas[:, sites]
     return series
 
@@ -217,7 +120,11 @@ def draw_motion(n_volumes: int, generator: np.random.Generator) -> Float:
 
 
 def noise_series(
-    traits: NuisanceTraits, motion: Float, repetition_time: float, settings: SimulationSettings, generator: np.random.Generator
+    traits: NuisanceTraits,
+    motion: Float,
+    trial_courses: Float,
+    settings: SimulationSettings,
+    generator: np.random.Generator,
 ) -> Float:
     """Drift, autoregressive noise, noise that sites share, and what motion leaves behind.
 
@@ -227,8 +134,8 @@ def noise_series(
         Of the subject.
     motion : ndarray, shape (n_volumes, 6)
         As `draw_motion` gives it.
-    repetition_time : float
-        In seconds.
+    trial_courses : ndarray, shape (n_volumes, n_trials)
+        Response to each trial, which shared noise follows by the fraction ``settings.task_locked`` of its variance.
 
     Returns
     -------
@@ -236,11 +143,13 @@ def noise_series(
         In percent, with the strengths that ``settings`` name.
     """
     n_volumes, n_sites = len(motion), len(traits.noise_scale)
-    local = _autoregressive(generator.standard_normal((n_volumes + 20, n_sites)), 0.4)[20:] * np.sqrt(1 - 0.4**2)
-    series = settings.autoregressive_noise * traits.noise_scale * local
-    shared = _shared_courses(n_volumes, repetition_time, generator)
-    series += settings.shared_noise / np.sqrt(_N_SHARED) * shared @ traits.shared_loadings
-    cosines = slow_cosines(n_volumes, repetition_time)
+    series = np.zeros((n_volumes, n_sites))
+    if settings.autoregressive_noise:
+        local = _autoregressive(generator.standard_normal((n_volumes + 20, n_sites)), traits.autoregression)[20:]
+        series += settings.autoregressive_noise * traits.noise_scale * np.sqrt(1 - traits.autoregression**2) * local
+    shared = _shared_courses(n_volumes, trial_courses, settings, generator)
+    series += settings.shared_noise / np.sqrt(settings.shared_sources) * shared @ traits.shared_loadings
+    cosines = slow_cosines(n_volumes, settings.repetition_time)
     if cosines.shape[1]:
         amplitudes = generator.standard_normal((cosines.shape[1], n_sites)) / np.sqrt(cosines.shape[1])
         series += settings.drift * cosines @ amplitudes
@@ -250,22 +159,34 @@ def noise_series(
     return series
 
 
-def _autoregressive(innovations: Float, coefficient: float) -> Float:
+def _autoregressive(innovations: Float, coefficient: float | Float) -> Float:
     series = innovations.copy()
     for volume in range(1, len(series)):
         series[volume] += coefficient * series[volume - 1]
     return series
 
 
-def _shared_courses(n_volumes: int, repetition_time: float, generator: np.random.Generator) -> Float:
-    """Courses of shared noise: slow ones, and two that swing (breathing and pulse, aliased); unit variance."""
-    courses = _autoregressive(generator.standard_normal((n_volumes + 30, _N_SHARED)), 0.75)[30:]
-    times = np.arange(n_volumes) * repetition_time
-    for column, frequency in ((1, 0.28), (2, 1.05)):
-        wander = np.cumsum(0.25 * generator.standard_normal(n_volumes))
-        courses[:, column] = 0.5 * courses[:, column] + 1.5 * np.sin(2 * np.pi * frequency * times + wander)
-    courses -= courses.mean(axis=0)
+def _standardised(courses: Float) -> Float:
+    courses = courses - courses.mean(axis=0)
     return np.asarray(courses / np.maximum(courses.std(axis=0), 1e-12), dtype=np.float64)
+
+
+def _shared_courses(n_volumes: int, trial_courses: Float, settings: SimulationSettings, generator: np.random.Generator) -> Float:
+    """Courses of shared noise: slow ones, and two that swing (breathing and pulse, aliased); unit variance."""
+    n_sources = settings.shared_sources
+    courses = _autoregressive(generator.standard_normal((n_volumes + 30, n_sources)), 0.75)[30:]
+    times = np.arange(n_volumes) * settings.repetition_time
+    for column, frequency in ((1, 0.28), (2, 1.05)):
+        if column < n_sources:
+            wander = np.cumsum(0.25 * generator.standard_normal(n_volumes))
+            courses[:, column] = 0.5 * courses[:, column] + 1.5 * np.sin(2 * np.pi * frequency * times + wander)
+    courses = _standardised(courses)
+    if settings.task_locked:
+        # random signs and sizes: what follows the trials and not the stimuli cannot be averaged out of a trial
+        amplitudes = generator.standard_normal((trial_courses.shape[1], n_sources))
+        followed = _standardised(trial_courses @ amplitudes)
+        courses = np.sqrt(1 - settings.task_locked) * courses + np.sqrt(settings.task_locked) * followed
+    return courses
 
 
 def slow_cosines(n_volumes: int, repetition_time: float, cutoff: float = 128.0) -> Float:
