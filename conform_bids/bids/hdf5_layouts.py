@@ -17,7 +17,8 @@ averaged, its gain along a dimension of ratio l is the sum over terms of weight 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ __all__ = [
     "DECOMPOSITION_VERSION",
     "ComponentRecord",
     "Decomposition",
+    "DecompositionWriter",
     "ParcelRecord",
     "read_decomposition",
-    "write_decomposition",
 ]
 
 DECOMPOSITION_VERSION = 1
@@ -118,24 +119,53 @@ class Decomposition:
         return len(self.centre)
 
 
-def write_decomposition(
-    path: Path, parcels: Iterable[ParcelRecord], *, centre: Array, spread: Array, attributes: Mapping[str, Any], settings: Mapping[str, Any]
-) -> None:
-    """Write a decomposition; atomic. Parcels may come one by one from an iterator; arrays are stored in single precision."""
-    import h5py
+class DecompositionWriter:
+    """Writes a decomposition parcel by parcel, in any order; a context manager, atomic. Arrays are stored in single precision.
 
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
-        file.attrs["layout"] = "decomposition"
-        file.attrs["version"] = DECOMPOSITION_VERSION
-        for key, value in attributes.items():
-            file.attrs[key] = value
-        file.attrs["n_units"] = len(centre)
-        file.attrs["settings"] = json.dumps(dict(settings), sort_keys=True)
-        _put(file, "centre", centre)
-        _put(file, "spread", spread)
-        group = file.create_group("parcels", track_order=True)
-        for parcel in parcels:
-            _write_parcel(group.create_group(parcel.label), parcel)
+    Parameters
+    ----------
+    path : Path
+        The file; it is there once the context is left without an error.
+    attributes, settings : mapping
+        Of the file; settings become JSON.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self._attributes = attributes
+        self._settings = settings
+        self._stack = ExitStack()
+        self._file: Any = None
+
+    def __enter__(self) -> DecompositionWriter:
+        import h5py
+
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        self._file = self._stack.enter_context(h5py.File(temporary, "w"))
+        self._file.attrs["layout"] = "decomposition"
+        self._file.attrs["version"] = DECOMPOSITION_VERSION
+        self._file.attrs["settings"] = json.dumps(dict(self._settings), sort_keys=True)
+        for key, value in self._attributes.items():
+            self._file.attrs[key] = value
+        self._file.create_group("parcels")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def add(self, parcel: ParcelRecord) -> None:
+        """Write a parcel."""
+        _write_parcel(self._file["parcels"].create_group(parcel.label), parcel)
+
+    def annotate(self, label: str, action: str) -> None:
+        """Say what became of a parcel, where that is only known later."""
+        self._file[f"parcels/{label}"].attrs["action"] = action
+
+    def finish(self, centre: Array, spread: Array) -> None:
+        """Write what all units have."""
+        self._file.attrs["n_units"] = len(centre)
+        _put(self._file, "centre", centre)
+        _put(self._file, "spread", spread)
 
 
 def _write_parcel(group: Any, parcel: ParcelRecord) -> None:
@@ -144,7 +174,7 @@ def _write_parcel(group: Any, parcel: ParcelRecord) -> None:
     group.create_dataset("units", data=np.asarray(parcel.units, dtype=np.int64), track_times=False)
     for name in ("mean", "basis", "eigenvalues"):
         _put(group, name, getattr(parcel, name))
-    components = group.create_group("components", track_order=True)
+    components = group.create_group("components")
     for number, component in enumerate(parcel.components):
         part = components.create_group(str(number))
         for name in ("left", "right", "signal_to_noise", "terms"):
@@ -158,7 +188,7 @@ def _put(group: Any, name: str, values: Array) -> None:
 
 
 def read_decomposition(path: str | Path) -> Decomposition:
-    """Read what `write_decomposition` wrote; arrays become double precision.
+    """Read what `DecompositionWriter` wrote; arrays become double precision.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from conform_bids.bids.derivatives import atomic_path
+from conform_bids.bids.derivatives import atomic_path, lock_file
 from conform_bids.bids.tables import one_line, read_tsv
 from conform_bids.errors import UnusableInputError
 
@@ -23,6 +23,7 @@ __all__ = [
     "TRIAL_COLUMNS",
     "TrialTable",
     "hash_stimuli",
+    "merge_stimuli",
     "read_trials",
     "stimulus_table",
     "write_stimuli",
@@ -196,3 +197,12 @@ def _is_file(root: Path, name: str | None) -> bool:
 def write_stimuli(stimuli: pd.DataFrame, path: str | Path) -> None:
     """Write a stimulus table as TSV; atomic."""
     _write(stimuli, Path(path))
+
+
+def merge_stimuli(stimuli: pd.DataFrame, path: Path, output_dir: Path) -> None:
+    """Add to a participant's table of stimuli, under the lock: jobs of other tasks, spaces and sessions write it as well."""
+    with lock_file(output_dir):
+        if path.exists():
+            before = read_tsv(path, required=("stim_id",), quoted=False).fillna("n/a")
+            stimuli = pd.concat([before[~before["stim_id"].isin(stimuli["stim_id"])], stimuli])
+        write_stimuli(stimuli.sort_values("stim_id", kind="stable"), path)

@@ -14,7 +14,7 @@ from conform_bids.bids.names import build_name, clean_label, relative_path, side
 from conform_bids.options import from_mapping, to_mapping
 from conform_bids.psn.settings import PSNSettings
 
-__all__ = ["MapOutput", "Plan", "PlannedBetas", "TableOutput", "metrics_path", "output_maps", "output_tables"]
+__all__ = ["MapOutput", "Plan", "PlannedBetas", "TableOutput", "metrics_path", "output_maps", "output_tables", "recorded_settings"]
 
 
 @dataclass(frozen=True)
@@ -325,3 +325,11 @@ def output_tables(plan: Plan) -> list[TableOutput]:
 def metrics_path(entities: Mapping[str, str]) -> str:
     """Name of the table of a fit's numbers, relative to the output folder."""
     return relative_path({**entities, "desc": "psn"}, "metrics", ".tsv")
+
+
+def recorded_settings(settings: PSNSettings) -> dict[str, Any]:
+    """Settings for sidecars; of a file its name alone, as paths of a machine do not belong into a shared dataset."""
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in to_mapping(settings).items()
+    }
