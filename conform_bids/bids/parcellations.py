@@ -239,7 +239,9 @@ def _read_surfaces(paths: Sequence[Path], space: SurfaceSpace) -> tuple[NDArray[
     """Both hemispheres; parcels of the right one are numbered after those of the left."""
     import nibabel as nib
 
-    parts, names, offset = [], {}, 0
+    parts: list[NDArray[np.int64]] = []
+    names: dict[int, str] = {}
+    offset = 0
     for path, count, side in zip(paths, (space.n_left, space.n_right), "LR", strict=True):
         with reading(path):
             image: Any = nib.load(path)

@@ -1,32 +1,29 @@
-"""Signal and noise of single-trial responses partitioned, and condition responses denoised."""
+"""Signal and noise of single-trial responses partitioned, and condition responses denoised.
+
+From Python: `apply` denoises new responses of a person by what the app, the command conform-psn, has learned of that person.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from conform_bids.psn.numerics.denoiser import Denoiser
+    from conform_bids.psn.decomposition import apply
 
 __all__ = ["apply"]
 
+_HOMES = {"apply": "conform_bids.psn.decomposition"}
 
-def apply(denoiser: Denoiser, responses: npt.NDArray[np.floating], n_averaged: npt.ArrayLike | None = None) -> npt.NDArray[np.float64]:
-    """Denoise new responses of the same person by a fitted denoiser.
 
-    Parameters
-    ----------
-    denoiser : Denoiser
-        As fitted, or as read from a decomposition file.
-    responses : (n_rows, n_units) array
-        Trials or averages of trials, in the units that the denoiser was fitted in.
-    n_averaged : array_like of float, scalar or (n_rows,), optional
-        Trials averaged in each row; by default the number that the denoiser was made for.
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that the command line does not wait for what it does not need."""
+    from importlib import import_module
 
-    Returns
-    -------
-    (n_rows, n_units) float64 array
-    """
-    return denoiser.apply(responses, n_averaged)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Names that can be imported."""
+    return sorted([*globals(), *__all__])

@@ -92,7 +92,7 @@ def load_betas(plan: Plan, folder: Path) -> list[Path]:
     write_tsv(pooled.conditions, paths["conditions.tsv"])
     write_stimuli(_stimuli(plan, pooled), paths["stimuli.tsv"])
     parcel, names, notes = _parcels(plan, space)
-    extra = {"groups": read_parcellation(plan.groups, space).labels} if plan.groups else {}
+    extra: dict[str, Any] = {"groups": read_parcellation(plan.groups, space).labels} if plan.groups else {}
     facts = {"names": names, "notes": notes}
     np.savez(paths["parcels.npz"], parcel=parcel, session=pooled.session, train=pooled.train, facts=np.array(json.dumps(facts)), **extra)
     _write_betas(plan, pooled, space, paths["betas.npy"])
@@ -158,7 +158,7 @@ def _space_of(plan: Plan, betas: PlannedBetas) -> Space:
 def _write_betas(plan: Plan, pooled: PooledTrials, space: Space, path: Path) -> None:
     """Turn the maps of each file into rows of units; one file's maps are in memory at a time."""
     shape = (space.n_units, len(pooled.trials))
-    target: Float32Array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     any_finite = False
     for index, betas in enumerate(plan.betas):
         values = read_maps(betas.files, space)

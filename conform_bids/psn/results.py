@@ -156,7 +156,7 @@ def fit_and_store(plan: Plan, loaded: LoadedBetas, space: Space, folder: Path, c
     }
     n_components = MAX_COMPONENTS if "components" in plan.settings.write else 0
     with ExitStack() as stack:
-        stack.callback(lambda: [path.unlink(missing_ok=True) for path in scratch])
+        stack.callback(_remove, scratch)
         writer = stack.enter_context(DecompositionWriter(folder / "decomposition.h5", attributes, recorded_settings(plan.settings)))
         collected = _Collected(writer, space.n_units, n_components)
         result = denoise_parcels(loaded.betas, trials, loaded.parcel, fit_options(plan), compute, allocate, collected, groups=loaded.groups)
@@ -175,10 +175,15 @@ def fit_and_store(plan: Plan, loaded: LoadedBetas, space: Space, folder: Path, c
     return [*sorted(folder.glob("*.npy")), *tables, folder / "summary.json"]
 
 
+def _remove(files: Sequence[Path]) -> None:
+    for path in files:
+        path.unlink(missing_ok=True)
+
+
 def _store_arrays(result: EngineResult, folder: Path) -> None:
     """Turn the engine's rows of units into maps, a block of units at a time."""
     for name, values in result.arrays.items():
-        target: Float32Array = np.lib.format.open_memmap(
+        target = np.lib.format.open_memmap(
             folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(values.shape[1], values.shape[0])
         )
         for start in range(0, len(values), BLOCK):
