@@ -17,6 +17,9 @@ SUFFIXES = {
     "design": (".tsv",),
     "timeseries": (".tsv",),
     "metrics": (".tsv",),
+    "components": ARRAYS,
+    "decomposition": (".h5",),
+    "eigenspectrum": (".tsv",),
 }
 NEW_ENTITIES = {"from": "space", "to": "from", "mode": "to", "stat": "density"}
 """Each with the entity that it follows in a name."""
