@@ -107,7 +107,7 @@ def write_betas(root: Path, spec: BetaSpec | None = None) -> tuple[Path, np.ndar
     for session in spec.sessions:
         order = np.asarray(spec.order) if spec.order is not None else generator.permutation(np.repeat(np.arange(N_CONDITIONS), 2))
         shown |= set(order.tolist())
-        betas = truth[order] + spec.noise * generator.standard_normal((len(order), N_UNITS)) + (0.5 if session == "02" else 0)
+        betas = truth[order] + spec.noise * generator.standard_normal((len(order), N_UNITS)) + (2.0 if session == "02" else 0)
         label = f"sub-{spec.participant}"
         folder = root / label / (f"ses-{session}" if session else "") / "func"
         stem = f"{label}{f'_ses-{session}' if session else ''}_task-shapes"
