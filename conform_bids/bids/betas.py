@@ -128,7 +128,12 @@ def _assemble(dataset: Dataset, name: str, participant: str, group: Sequence[BID
     entities = _without(group[0], "hemi", "stat", "desc")
     desc = group[0].entities.get("desc", "")
     beside = [file for file in dataset.files(name, participant) if _without(file, "hemi", "stat", "desc") == entities]
-    mask = [file.path for file in beside if file.suffix == "mask" and file.entities.get("desc") == "brain" and "stat" not in file.entities]
+    mask = [
+        file.path
+        for file in beside
+        if file.suffix == "mask" and file.extension in (".nii.gz", ".nii")
+        and file.entities.get("desc") == "brain" and "stat" not in file.entities
+    ]  # fmt: skip
     scale = [
         file
         for file in beside
