@@ -183,9 +183,7 @@ def _remove(files: Sequence[Path]) -> None:
 def _store_arrays(result: EngineResult, folder: Path) -> None:
     """Turn the engine's rows of units into maps, a block of units at a time."""
     for name, values in result.arrays.items():
-        target = np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(values.shape[1], values.shape[0])
-        )
+        target = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(values.shape[1], values.shape[0]))
         for start in range(0, len(values), BLOCK):
             target[:, start : start + BLOCK] = values[start : start + BLOCK].T
         target.flush()
