@@ -90,7 +90,8 @@ def compute_confounds(series: NDArray[np.float32], tissue: NDArray[np.int_], mot
     values = np.asarray(series, dtype=np.float64)
     columns = _expanded("global_signal", values[:, tissue != OUTSIDE].mean(axis=1))
     for name, label in (("csf", CSF), ("white_matter", WHITE_MATTER)):
-        columns |= _expanded(name, values[:, tissue == label].mean(axis=1))
+        if (tissue == label).any():  # large voxels may leave none
+            columns |= _expanded(name, values[:, tissue == label].mean(axis=1))
     columns["csf_wm"] = values[:, np.isin(tissue, (CSF, WHITE_MATTER))].mean(axis=1)
     dvars = np.sqrt((np.diff(values, axis=0) ** 2).mean(axis=1))
     standardised = dvars / max(float(np.median(dvars)), 1e-12)
