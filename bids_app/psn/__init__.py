@@ -1,5 +1,0 @@
-"""conform-psn on the command line."""
-
-from __future__ import annotations
-
-__all__: list[str] = []
