@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conform_bids.errors import UnusableInputError, UsageError
-from conform_bids.psn import apply
 from conform_bids.psn.numerics.fit import CALIBRATED_METHODS, METHODS, FitOptions, fit_parcel
 
 PRESETS = [method for method in METHODS if method not in CALIBRATED_METHODS]
@@ -36,7 +35,7 @@ def test_fit_applies_to_averages_and_single_trials(method: str) -> None:
     denoised = fit.apply(means, 3)
     assert denoised.shape == means.shape and np.isfinite(denoised).all()
     assert np.allclose(denoised, means.mean(axis=0) + (means - means.mean(axis=0)) @ fit.denoiser.matrix(3).T, atol=1e-9)
-    assert np.array_equal(apply(fit.denoiser, means, 3), denoised)
+    assert np.array_equal(fit.denoiser.apply(means, 3), denoised)
     single = np.concatenate([fit.apply(values[:2], 1), fit.apply(values[2:], 1)])
     assert np.allclose(single, fit.apply(values, 1))
 
