@@ -90,7 +90,7 @@ def fit_and_store(plan: Plan, loaded: LoadedFit, folder: Path, compute: Compute)
             store.put(f"{name}_betas", model.betas)
     else:
         result = fit_models(loaded.runs, loaded.design, library, assumed, options, compute, store.allocate)
-    if not result.valid.any():
+    if not (result.valid.any() and result.survey.present.any(axis=1).all()):  # a run without any usable unit is a broken file
         raise UnusableInputError(_why_nothing_is_left(plan, loaded, result))
     _store_arrays(store, plan, loaded, result)
     _store_curves(store, plan, loaded)
