@@ -14,11 +14,13 @@ from pathlib import Path
 from bids_app.run_options import Actions, BIDSOptions, ExecutionOptions
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.options import Option, options_of
+from conform_bids.psn.settings import PSNSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {
     DOCS / "glm" / "usage.md": (GLMSettings,),
+    DOCS / "psn" / "usage.md": (PSNSettings,),
     DOCS / "shared" / "command-line.md": (BIDSOptions, ExecutionOptions, Actions),
 }
 MARKERS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)

@@ -1,0 +1,182 @@
+"""Conditions denoised by denoisers that never saw them, at the cost of one fit in place of one for each fold.
+
+The default method cross-validates within its fit. For denoisers of the other conditions its levels of shrinkage are taken over from the
+whole parcel, two numbers; covariances, means and units' scales come from the other conditions alone, and the mixture is calibrated on
+the other folds, for conditions that a denoiser has not seen. `conform_bids.psn.numerics.crossfit` chooses everything anew in each fold; it
+takes as long as five fits, and serves the other methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from conform_bids.psn.numerics.crossfit import half_means
+from conform_bids.psn.numerics.denoiser import Denoiser
+from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters, solve_mixture
+from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts
+from conform_bids.psn.numerics.standardised import Standardised, standardise
+from conform_bids.psn.numerics.trials import Trials
+from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
+
+__all__ = ["HeldOut", "correlate", "evaluate_held_out", "fit_each", "stacked_denoisers"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Of all conditions, each denoised without it.
+
+    Attributes
+    ----------
+    denoised : (n_conditions, n_units) float64 array
+        Condition means.
+    variances : UnitVariances
+        Of denoised trials: signal is what repeats, noise what does not.
+    reliability_before, reliability_after : (n_units,) float64 arrays
+        Correlation of two halves of the trials, over conditions that repeat, about the mean of each fold; as they are, and denoised
+        (0 where nothing is left).
+    gain : (n_units,) float64 array
+        Share of the sum of squares of left-out trials, about the mean of their fold, that the denoised mean of the other trials
+        predicts.
+    saved, total : (n_units,) float64 arrays
+        Numerator and denominator of ``gain``.
+    """
+
+    denoised: FloatArray
+    variances: UnitVariances
+    reliability_before: FloatArray
+    reliability_after: FloatArray
+    gain: FloatArray
+    saved: FloatArray
+    total: FloatArray
+
+
+def fit_each(trials: Trials, folds: Sequence[IntArray], fit: Callable[[Trials], Denoiser]) -> list[Denoiser]:
+    """A denoiser for each fold, fitted on the other conditions."""
+    return [fit(trials.select_conditions(~np.isin(np.arange(trials.n_conditions), fold))) for fold in folds]
+
+
+def stacked_denoisers(trials: Trials, folds: Sequence[IntArray], result: StackedResult, seed: int) -> list[Denoiser]:
+    """A mixture of filters for each fold, from the other conditions.
+
+    Parameters
+    ----------
+    trials : Trials
+        Complete.
+    folds : sequence of int arrays
+        Conditions of each fold.
+    result : StackedResult
+        Of all conditions: levels and candidates.
+    seed : int
+        Of the split of noise that scores are taken on.
+    """
+    fits = []
+    for index, fold in enumerate(folds):
+        others = standardise(trials.select_conditions(~np.isin(np.arange(trials.n_conditions), fold)))
+        centre, parts = fit_parts(others, result.levels)
+        scores = _score(trials.select_conditions(fold), others, centre, parts, result.terms, np.random.default_rng([seed, 4, index]))
+        fits.append((others, centre, parts, scores))
+    denoisers = []
+    for index, (others, centre, parts, _) in enumerate(fits):
+        weights = solve_mixture(sum((fit[3] for place, fit in enumerate(fits) if place != index), Scores.none(len(result.weights))))
+        denoisers.append(assemble(others, centre, parts, result.terms, weights))
+    return denoisers
+
+
+def _score(
+    held_out: Trials, others: Standardised, centre: FloatArray, parts: list[FilterPart], terms: FloatArray, rng: np.random.Generator
+) -> Scores:
+    """Scores of all filters on conditions that they have not seen: one part of the noise is in the input, another in the target."""
+    repeated = np.flatnonzero(held_out.counts >= 2)
+    if not len(repeated):
+        return Scores.none(len(parts) * len(terms))
+    chosen = held_out.select_conditions(repeated)
+    means = chosen.means / others.scale - centre
+    draw = rng.standard_normal(len(chosen.condition))
+    draw -= (np.add.reduceat(draw, chosen.starts) / chosen.counts)[chosen.condition]
+    length = np.sqrt(np.add.reduceat(draw**2, chosen.starts) * chosen.counts)
+    contrast = np.add.reduceat(draw[:, None] * chosen.residuals(), chosen.starts, axis=0) / length[:, None] / others.scale
+    scores = Scores.none(len(parts) * len(terms))
+    for sign in (1.0, -1.0):
+        # added and taken away in equal amounts: as much noise in the input as half of the trials would leave
+        inputs, targets = means + sign * contrast, means - sign * contrast
+        scores += score_filters(parts, terms, inputs, targets, chosen.counts / 2.0, np.ones(len(repeated)))
+    return scores
+
+
+def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser], seed: int) -> HeldOut:
+    """Denoise every condition and its trials by the denoiser of its fold.
+
+    The filter of a condition is that for its number of trials, for single trials too, so that means of denoised trials are denoised
+    means. Denoised responses are about the mean of all conditions: the mean of the other folds would differ by fold.
+
+    Parameters
+    ----------
+    trials : Trials
+        Complete.
+    folds : sequence of int arrays
+        Conditions of each fold.
+    denoisers : sequence of Denoiser
+        One a fold.
+    seed : int
+        Of the halves.
+    """
+    centre = trials.means.mean(axis=0)
+    deviation = trials.values - centre
+    passed = np.empty_like(deviation)
+    fold_of = np.empty(trials.n_conditions, dtype=np.intp)
+    for index, (fold, denoiser) in enumerate(zip(folds, denoisers, strict=True)):
+        fold_of[fold] = index
+        for count in np.unique(trials.counts[fold]):
+            chosen = np.zeros(trials.n_conditions, bool)
+            chosen[fold] = trials.counts[fold] == count
+            rows = chosen[trials.condition]
+            passed[rows] = deviation[rows] @ denoiser.matrix(float(count)).T
+    after = replace_values(trials, passed)
+    halves_before, halves_after = half_means(trials, seed)[:2], half_means(after, seed)[:2]
+    repeated = trials.counts >= 2
+    code = fold_of[repeated]
+    before, denoised = (correlate(*(_about_folds(half[repeated], code) for half in halves)) for halves in (halves_before, halves_after))
+    saved, total = _gain(trials, after, fold_of)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = saved / total
+    variances = unit_variances(passed, trials.condition, fold_of[trials.condition])
+    return HeldOut(after.means + centre, variances, before, np.nan_to_num(denoised), gain, saved, total)
+
+
+def replace_values(trials: Trials, values: FloatArray) -> Trials:
+    """The same trials with other responses."""
+    return replace(trials, values=values)
+
+
+def _gain(before: Trials, after: Trials, fold_of: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Sums over left-out trials of 2 y p - p^2 and of y^2, both about the mean of their fold."""
+    count = before.counts[before.condition]
+    rows = count >= 2
+    own = after.values[rows]
+    predicted = (after.means[before.condition[rows]] * count[rows][:, None] - own) / (count[rows] - 1)[:, None]
+    code = fold_of[before.condition[rows]]
+    targets, predicted = _about_folds(before.values[rows], code), _about_folds(predicted, code)
+    saved = np.einsum("ij,ij->j", 2 * targets - predicted, predicted)
+    return saved, np.einsum("ij,ij->j", targets, targets)
+
+
+def _about_folds(values: FloatArray, code: IntArray) -> FloatArray:
+    centred = values.copy()
+    for fold in np.unique(code):
+        rows = code == fold
+        centred[rows] -= centred[rows].mean(axis=0)
+    return centred
+
+
+def correlate(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Correlation of columns that are centred already; NaN where a column is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        product = np.einsum("ij,ij->j", first, first) * np.einsum("ij,ij->j", second, second)
+        return np.asarray(np.einsum("ij,ij->j", first, second) / np.sqrt(product))

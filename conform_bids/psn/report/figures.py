@@ -1,0 +1,69 @@
+"""Figures of a fit: maps before and after denoising, and how parcels fared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conform_bids.bids.names import relative_path
+from conform_bids.bids.spaces import Space
+from conform_bids.report import figures as draw
+
+__all__ = ["draw_figures"]
+
+FloatArray = NDArray[np.float64]
+STATES = (("denoised", "#3b76af"), ("passed through", "#ef8636"), ("set to the mean", "#c03d3e"), ("outside or set aside", "#888888"))
+
+
+def draw_figures(folder: Path, space: Space, entities: Mapping[str, str], output_dir: Path) -> list[Path]:
+    """Draw the figures of a fit into the participant's folder ``figures``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the arrays of the fit.
+    space : Space
+        What their units are.
+    entities : mapping
+        Of the outputs.
+
+    Returns
+    -------
+    list of Path
+        Figures, named like the maps that they show.
+    """
+
+    def at(extension: str, suffix: str, **more: str) -> Path:
+        name = relative_path({**entities, **more}, suffix, extension).rsplit("/", 1)[1]
+        return output_dir / f"sub-{entities['sub']}" / "figures" / name
+
+    def values(name: str) -> FloatArray:
+        found: FloatArray = np.load(folder / f"{name}.npy").astype(np.float64)
+        return found
+
+    before, after = values("noise_ceiling_before"), values("noise_ceiling_after")
+    high = draw.robust_limit(np.concatenate([before, after]), most=100.0)
+    maps: list[tuple[FloatArray, draw.Scale, str, str]] = [
+        (before, draw.Scale("Noise ceiling before (%)", 0.0, high, start=0.18), "noiseceiling", "trialavg"),
+        (after, draw.Scale("Noise ceiling after (%)", 0.0, high, start=0.18), "noiseceiling", "psn"),
+    ]
+    for name, label, stat in (("ncsnr", "Noise-ceiling SNR", "ncsnr"), ("dimensions", "Dimensions that pass", "dimensions")):
+        found = values(name)
+        maps.append((found, draw.Scale(label, 0.0, draw.robust_limit(found), start=0.18), stat, "psn"))
+    gain = 100 * values("cv_gain")
+    maps.append((gain, draw.Scale("Cross-validated gain (%)", 0.0, draw.robust_limit(gain), start=0.18), "cvgain", "psn"))
+    states = np.clip(values("status") - 1, 0, 3)
+    maps.append((states, draw.Scale("", categories=STATES), "status", "psn"))
+    figures = [
+        draw.plot_map(found, space, at(".png", "statmap", stat=stat, desc=desc), scale)
+        for found, scale, stat, desc in maps
+        if np.isfinite(found).any()
+    ]
+    if np.isfinite(before).any():
+        samples = {"before": before, "after, cross-fitted": after}
+        path = at(".svg", "bold", desc="ceilings")
+        figures.append(draw.plot_distributions(samples, path, xlabel="Noise ceiling (%)", limits=(0.0, 100.0)))
+    return figures
