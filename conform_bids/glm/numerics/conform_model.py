@@ -1,8 +1,8 @@
 """The model ``conform``: noise regressors and serial correlation out first, then HRF, then label-free shrinkage.
 
 It takes the noise regressors and their number as GLMdenoise finds them, makes the noise white by one autoregressive model of the noise
-pool, chooses the HRF of each unit again on what is left, and estimates betas by evidence ridge. No step after the count of regressors
-sees a condition label.
+pool, chooses the HRF of each unit again on what is left, now by evidence, and estimates betas by evidence ridge. No step after the
+count of regressors sees a condition label.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy.typing as npt
 import torch
 
 from conform_bids.glm.numerics.data import CleanData
-from conform_bids.glm.numerics.design import Design, NuisanceBases
+from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.estimate import BetaSink
 from conform_bids.glm.numerics.evidence_ridge import EvidenceEstimate, estimate_evidence_betas
 from conform_bids.glm.numerics.groups import block_units, factorise_library, unit_groups
-from conform_bids.glm.numerics.hrf_selection import LibraryScan, best_hrf
+from conform_bids.glm.numerics.hrf_evidence import EvidenceScan
+from conform_bids.glm.numerics.hrf_selection import best_hrf
 from conform_bids.glm.numerics.whitening import fit_autoregression, whitening_filter
 from conform_bids.numerics.compute import Compute, to_tensor
 from conform_bids.numerics.linalg import orthonormal_basis, project_out
@@ -164,22 +165,22 @@ def fit_conform(
         for basis, matrix, library in zip(filtered, matrices, regressors, strict=True)
     ]
     none = [np.zeros((len(basis), 0)) for basis in filtered]
-    bases = [NuisanceBases(basis, extra) for basis, extra in zip(filtered, none, strict=True)]
-    library_scan = LibraryScan(design, bases, columns, data.n_units, compute, filters)
+    n_free = np.array(design.run_lengths) - np.array([basis.shape[1] for basis in filtered])
+    factors = factorise_library(columns, none, range(len(regressors[0])), compute, filters)
+    evidence_scan = EvidenceScan(factors, n_free, data.n_units, compute.device)
     data_filter = _Filter(coefficients, matrices, filtered, compute.device)
     sums = np.zeros((design.n_runs, data.n_units))
 
     def visit(run: int, block: slice, values: torch.Tensor) -> None:
         total = data_filter.total(run, values)
         sums[run, block] = total.cpu().numpy()
-        library_scan.visit(run, block, values, total)
+        evidence_scan.visit(run, block, values, total)
 
     data.scan(visit, compute)
-    index = best_hrf(library_scan.result())
-    hrfs = range(len(regressors[0])) if average_hrfs else np.unique(index[units])
-    factors = factorise_library(columns, none, (int(hrf) for hrf in hrfs), compute, filters)
+    index = best_hrf(evidence_scan.result())
+    if not average_hrfs:
+        factors = {int(hrf): factors[int(hrf)] for hrf in np.unique(index[units])}
     groups = unit_groups(units, index, present, block_units(design, compute))
-    n_free = np.array(design.run_lengths) - np.array([basis.shape[1] for basis in filtered])
     whitened = _Whitened(data, sums)
     estimate = estimate_evidence_betas(whitened, design, factors, groups, n_free, compute, sink, ordinary, average_hrfs=average_hrfs)
     return ConformFit(estimate, index, coefficients, average_hrfs)

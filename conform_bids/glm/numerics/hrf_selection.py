@@ -24,9 +24,9 @@ def percent_explained(residual: FloatArray, total: FloatArray) -> FloatArray:
         return np.where(total > 0, 100 * (1 - residual / total), np.nan)
 
 
-def best_hrf(rsquared: FloatArray) -> npt.NDArray[np.intp]:
-    """HRF of each unit, (n_units,): the one with the highest R2 of (n_hrfs, n_units), the first of equals."""
-    return np.argmax(np.where(np.isfinite(rsquared), rsquared, -np.inf), axis=0)
+def best_hrf(merit: FloatArray) -> npt.NDArray[np.intp]:
+    """HRF of each unit, (n_units,): the one with the highest R2 or evidence of (n_hrfs, n_units), the first of equals."""
+    return np.argmax(np.where(np.isfinite(merit), merit, -np.inf), axis=0)
 
 
 class OnOffScan:
@@ -84,8 +84,6 @@ class LibraryScan:
         Number of units.
     compute : Compute
         Resources.
-    filters : sequence of (n_volumes, n_volumes) arrays, optional
-        Of each run; ``regressors`` have been filtered, the data that come have not.
     """
 
     def __init__(
@@ -95,12 +93,11 @@ class LibraryScan:
         regressors: Sequence[FloatArray],
         n_units: int,
         compute: Compute,
-        filters: Sequence[FloatArray] | None = None,
     ) -> None:
         self._n_hrfs = len(regressors[0])
 
         def products(run: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            return _run_products(regressors[run], bases[run].extra, compute.device, None if filters is None else filters[run])
+            return _run_products(regressors[run], bases[run].extra, compute.device)
 
         self._runs = map_blocks(products, range(design.n_runs), compute)
         self._residual = np.zeros((n_units, self._n_hrfs))
@@ -125,9 +122,7 @@ class LibraryScan:
         return np.ascontiguousarray(percent_explained(self._residual, self._total[:, None]).T)
 
 
-def _run_products(
-    regressors: FloatArray, extra: FloatArray, device: str, data_filter: FloatArray | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What turns a run's data into the share that every HRF explains.
 
     Returns
@@ -142,8 +137,6 @@ def _run_products(
     if extra.shape[1] == 0:
         directions = fitted_directions(regressors)
         stacked = np.moveaxis(directions, 0, 1).reshape(directions.shape[1], -1)
-        if data_filter is not None:
-            stacked = data_filter.T @ stacked  # (F'U)'y = U'Fy: the data need not be filtered
         nothing = np.zeros((len(extra), 0))
         return to_tensor(stacked, device), to_tensor(nothing, device), to_tensor(nothing, device)
     factors = [factorise_run(columns, extra, device) for columns in regressors]

@@ -1,0 +1,107 @@
+"""HRF of each unit by the evidence of label-free ridge, worked out while the data pass by once.
+
+R2 rewards curves that let overlapping trials fit noise; the evidence of the model of `evidence_ridge` pays for that. Its ratio lambda
+of response to noise variance is not known when the HRF is chosen: the evidence is summed over three values that span what is met.
+
+With X of a run = U S V', a = V'1, z = U'y and 1 + lambda S^2 = d, a unit has, over its runs,
+
+    explained = sum lambda S^2 z^2 / d + (sum a S z / d)^2 / A,    A = sum a^2 S^2 / d,
+    log evidence = -(n - 1) / 2 log(y'y - explained) - (sum log d + log A) / 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from conform_bids.glm.numerics.least_squares import RunFactor
+from conform_bids.numerics.compute import to_numpy, to_tensor
+
+__all__ = ["SCAN_LAMBDAS", "EvidenceScan"]
+
+FloatArray = npt.NDArray[np.float64]
+SCAN_LAMBDAS = 10.0 ** np.array([-1.0, -0.5, 0.0])
+"""Ratios of the variance of responses to that of the noise that the evidence is summed over."""
+
+
+class EvidenceScan:
+    """Log evidence of the single-trial model with every HRF of the library: one matrix product a run.
+
+    Parameters
+    ----------
+    factors : mapping of sequences of RunFactor
+        By HRF, 0 to n_hrfs - 1, one a run, all nuisance out; made for data that come as they are.
+    n_free : (n_runs,) int array
+        Volumes less nuisance columns.
+    n_units : int
+        Number of units.
+    device : str
+        Where blocks come from.
+    """
+
+    def __init__(self, factors: Mapping[int, Sequence[RunFactor]], n_free: npt.NDArray[np.intp], n_units: int, device: str) -> None:
+        self._n_hrfs = len(factors)
+        n_runs = len(n_free)
+        self._n_free = n_free
+        self._runs = [_RunTerms([factors[hrf][run] for hrf in range(self._n_hrfs)], device) for run in range(n_runs)]
+        shape = (n_units, self._n_hrfs, len(SCAN_LAMBDAS))
+        self._explained, self._linear = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self._total = np.zeros((n_runs, n_units))
+
+    def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
+        """See `RunScan`; ``total`` is the sum of squares with nuisance and serial correlation out."""
+        terms = self._runs[run]
+        self._linear[units] += to_numpy(values @ terms.linear).reshape(len(values), self._n_hrfs, -1)
+        squares = (values @ terms.directions).square_().view(len(values), self._n_hrfs, -1)
+        self._explained[units] += to_numpy(torch.bmm(squares.transpose(0, 1), terms.gain)).transpose(1, 0, 2)
+        self._total[run, units] = to_numpy(total)
+
+    def result(self) -> FloatArray:
+        """Log evidence, (n_hrfs, n_units), up to a constant of each unit; runs in which a unit is absent have no share in it."""
+        result = np.zeros((self._n_hrfs, self._total.shape[1]))
+        patterns, pattern_of = np.unique(self._total > 0, axis=1, return_inverse=True)
+        for index, runs in enumerate(patterns.T):
+            if not runs.any():
+                continue
+            units = np.flatnonzero(pattern_of.ravel() == index)
+            chosen = [self._runs[run] for run in np.flatnonzero(runs)]
+            information = np.maximum(sum(terms.information for terms in chosen), np.finfo(float).tiny)
+            penalty = sum(terms.log_determinant for terms in chosen) + np.log(information)
+            total = self._total[:, units].sum(axis=0)[:, None, None]
+            explained = self._explained[units] + np.square(self._linear[units], dtype=np.float64) / information
+            rest = np.maximum(total - explained, 1e-9 * total)
+            evidence = -0.5 * (int(self._n_free[runs].sum()) - 1) * np.log(rest) - 0.5 * penalty
+            result[:, units] = np.logaddexp.reduce(evidence, axis=2).T
+        return result
+
+
+class _RunTerms:
+    """What turns a run's data into its share of the evidence.
+
+    Attributes
+    ----------
+    directions : (n_volumes, n_hrfs * rank) tensor
+        U, padded to the same rank.
+    gain : (n_hrfs, rank, n_lambdas) tensor
+        lambda S^2 / d.
+    linear : (n_volumes, n_hrfs * n_lambdas) tensor
+        U (a S / d).
+    information, log_determinant : (n_hrfs, n_lambdas) float64 arrays
+        Sums of a^2 S^2 / d and of log d.
+    """
+
+    def __init__(self, factors: Sequence[RunFactor], device: str) -> None:
+        rank = max(factor.left.shape[1] for factor in factors)
+        padding = [rank - factor.left.shape[1] for factor in factors]
+        singular = np.stack([np.pad(factor.singular, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
+        sums = np.stack([np.pad(factor.right.sum(axis=0), (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
+        spread = 1 + SCAN_LAMBDAS * singular**2
+        left = torch.stack([torch.nn.functional.pad(factor.left, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])
+        self.directions = left.transpose(0, 1).flatten(1).contiguous()
+        self.gain = to_tensor(1 - 1 / spread, device)
+        self.linear = torch.bmm(left, to_tensor(sums * singular / spread, device)).transpose(0, 1).flatten(1).contiguous()
+        self.information: FloatArray = (np.square(sums * singular) / spread).sum(axis=1)
+        self.log_determinant: FloatArray = np.log(spread).sum(axis=1)
