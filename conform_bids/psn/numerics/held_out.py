@@ -22,7 +22,16 @@ from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials
 from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
 
-__all__ = ["HeldOut", "correlate", "evaluate_held_out", "fit_each", "stacked_denoisers"]
+__all__ = [
+    "HeldOut",
+    "correlate",
+    "evaluate_held_out",
+    "evaluate_passed",
+    "fit_each",
+    "pass_held_out",
+    "replace_values",
+    "stacked_denoisers",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -127,8 +136,12 @@ def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequ
     seed : int
         Of the halves.
     """
-    centre = trials.means.mean(axis=0)
-    deviation = trials.values - centre
+    return evaluate_passed(trials, *pass_held_out(trials, folds, denoisers), seed)
+
+
+def pass_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser]) -> tuple[FloatArray, IntArray]:
+    """What the denoiser of its fold passes of each trial, about the mean of all conditions, (n_trials, n_units); fold of each condition."""
+    deviation = trials.values - trials.means.mean(axis=0)
     passed = np.empty_like(deviation)
     fold_of = np.empty(trials.n_conditions, dtype=np.intp)
     for index, (fold, denoiser) in enumerate(zip(folds, denoisers, strict=True)):
@@ -138,6 +151,23 @@ def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequ
             chosen[fold] = trials.counts[fold] == count
             rows = chosen[trials.condition]
             passed[rows] = deviation[rows] @ denoiser.matrix(float(count)).T
+    return passed, fold_of
+
+
+def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, seed: int) -> HeldOut:
+    """Compare trials with what was passed of them.
+
+    Parameters
+    ----------
+    trials : Trials
+        Complete.
+    passed : (n_trials, n_units) float64 array
+        As of `pass_held_out`.
+    fold_of : (n_conditions,) int array
+        Fold of each condition.
+    seed : int
+        Of the halves.
+    """
     after = replace_values(trials, passed)
     halves_before, halves_after = half_means(trials, seed)[:2], half_means(after, seed)[:2]
     repeated = trials.counts >= 2
@@ -147,7 +177,7 @@ def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequ
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = saved / total
     variances = unit_variances(passed, trials.condition, fold_of[trials.condition])
-    return HeldOut(after.means + centre, variances, before, np.nan_to_num(denoised), gain, saved, total)
+    return HeldOut(after.means + trials.means.mean(axis=0), variances, before, np.nan_to_num(denoised), gain, saved, total)
 
 
 def replace_values(trials: Trials, values: FloatArray) -> Trials:
