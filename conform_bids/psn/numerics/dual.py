@@ -136,7 +136,7 @@ def _noise_deviation(rows: FloatArray, condition: IntArray) -> FloatArray:
 
 
 def _mixture(rank: int, seed: int) -> FloatArray:
-    """An orthonormal (rank, rank) matrix whose columns weigh all directions about the same: cosines in random order and with random signs."""
+    """An orthonormal (rank, rank) matrix whose columns weigh all directions about alike: cosines, in random order, with random signs."""
     rng = np.random.default_rng([seed, 5])
     cosines = scipy.fft.dct(np.eye(rank), axis=1, norm="ortho")[rng.permutation(rank)]
     return np.asarray(cosines * np.where(rng.random(rank) < 0.5, -1.0, 1.0)[:, None])
