@@ -67,7 +67,7 @@ def test_version_and_console_scripts(repository: Path) -> None:
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
     assert citation["version"] == conform_bids.__version__
     scripts = _project(repository)["project"]["scripts"]
-    assert {"conform-glm", "conform-demo"} <= set(scripts)
+    assert {"conform-glm", "conform-psn", "conform-demo"} <= set(scripts)
     installed = {script.name: script for script in entry_points(group="console_scripts") if script.name in scripts}
     assert set(installed) == set(scripts)
     assert all(callable(script.load()) for script in installed.values())

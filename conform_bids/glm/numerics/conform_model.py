@@ -177,7 +177,7 @@ def fit_conform(
         evidence_scan.visit(run, block, values, total)
 
     data.scan(visit, compute)
-    index = best_hrf(evidence_scan.result())
+    index = best_hrf(evidence_scan.result(compute))
     if not average_hrfs:
         factors = {int(hrf): factors[int(hrf)] for hrf in np.unique(index[units])}
     groups = unit_groups(units, index, present, block_units(design, compute))

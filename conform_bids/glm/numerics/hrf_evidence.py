@@ -11,18 +11,22 @@ With X of a run = U S V', a = V'1, z = U'y and 1 + lambda S^2 = d, a unit has, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from conform_bids.glm.numerics.groups import BLOCK_UNITS
 from conform_bids.glm.numerics.least_squares import RunFactor
-from conform_bids.numerics.compute import to_numpy, to_tensor
+from conform_bids.numerics.blocks import index_blocks
+from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 
 __all__ = ["SCAN_LAMBDAS", "EvidenceScan"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+BoolArray = npt.NDArray[np.bool_]
 SCAN_LAMBDAS = 10.0 ** np.array([-1.0, -0.5, 0.0])
 """Ratios of the variance of responses to that of the noise that the evidence is summed over."""
 
@@ -59,23 +63,41 @@ class EvidenceScan:
         self._explained[units] += to_numpy(torch.bmm(squares.transpose(0, 1), terms.gain)).transpose(1, 0, 2)
         self._total[run, units] = to_numpy(total)
 
-    def result(self) -> FloatArray:
+    def result(self, compute: Compute) -> FloatArray:
         """Log evidence, (n_hrfs, n_units), up to a constant of each unit; runs in which a unit is absent have no share in it."""
         result = np.zeros((self._n_hrfs, self._total.shape[1]))
-        patterns, pattern_of = np.unique(self._total > 0, axis=1, return_inverse=True)
-        for index, runs in enumerate(patterns.T):
-            if not runs.any():
-                continue
-            units = np.flatnonzero(pattern_of.ravel() == index)
-            chosen = [self._runs[run] for run in np.flatnonzero(runs)]
-            information = np.maximum(sum(terms.information for terms in chosen), np.finfo(float).tiny)
-            penalty = sum(terms.log_determinant for terms in chosen) + np.log(information)
-            total = self._total[:, units].sum(axis=0)[:, None, None]
-            explained = self._explained[units] + np.square(self._linear[units], dtype=np.float64) / information
-            rest = np.maximum(total - explained, 1e-9 * total)
-            evidence = -0.5 * (int(self._n_free[runs].sum()) - 1) * np.log(rest) - 0.5 * penalty
-            result[:, units] = np.logaddexp.reduce(evidence, axis=2).T
+        for pattern, units in _equal_columns(self._total > 0):
+            runs = np.flatnonzero(pattern)
+            if len(runs):
+                information = np.maximum(sum(self._runs[run].information for run in runs), np.finfo(float).tiny)
+                penalty = sum(self._runs[run].log_determinant for run in runs) + np.log(information)
+                freedom = int(self._n_free[runs].sum()) - 1
+                self._evidence(result, units, (torch.from_numpy(information), torch.from_numpy(penalty), freedom), compute)
         return result
+
+    def _evidence(self, result: FloatArray, units: IntArray, model: tuple[torch.Tensor, torch.Tensor, int], compute: Compute) -> None:
+        """Fill the columns of units that are present in the same runs."""
+        information, penalty, freedom = model
+
+        def block(members: IntArray) -> None:
+            total = torch.from_numpy(self._total[:, members].sum(axis=0))[:, None, None]
+            linear = torch.from_numpy(self._linear[members]).double()
+            explained = torch.from_numpy(self._explained[members]) + linear.square_().div_(information)
+            rest = torch.maximum(total - explained, 1e-9 * total)
+            evidence = rest.log_().mul_(-freedom).sub_(penalty).mul_(0.5)
+            result[:, members] = evidence.logsumexp(2).T.numpy()
+
+        map_blocks(block, index_blocks(units, BLOCK_UNITS), compute)
+
+
+def _equal_columns(present: BoolArray) -> Iterator[tuple[BoolArray, IntArray]]:
+    """Each pattern of (n_runs, n_units) that occurs, and the units that have it."""
+    if present.all():
+        yield present[:, 0], np.arange(present.shape[1])
+        return
+    patterns, pattern_of = np.unique(present, axis=1, return_inverse=True)
+    for index, pattern in enumerate(patterns.T):
+        yield pattern, np.flatnonzero(pattern_of.ravel() == index)
 
 
 class _RunTerms:

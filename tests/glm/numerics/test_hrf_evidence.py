@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from conform_bids.glm.numerics.hrf_evidence import SCAN_LAMBDAS, EvidenceScan
 from conform_bids.glm.numerics.hrf_selection import best_hrf
 from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run
+from conform_bids.numerics.compute import Compute
 
 FloatArray = npt.NDArray[np.float64]
 N_VOLUMES, N_TRIALS, N_HRFS, N_UNITS = 40, 9, 4, 6
@@ -34,7 +35,7 @@ def _scan(designs: list[FloatArray], data: list[FloatArray], blocks: list[slice]
         for run, values in enumerate(data):
             rows = torch.from_numpy(np.ascontiguousarray(values[:, block].T, dtype=np.float32))
             scan.visit(run, block, rows, torch.from_numpy((values[:, block] ** 2).sum(axis=0)))
-    return scan.result()
+    return scan.result(Compute())
 
 
 def _dense(designs: list[FloatArray], values: FloatArray, hrf: int) -> float:
