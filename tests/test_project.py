@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import pytest
 import yaml
 
 import conform_bids
+from bids_app.app import App
+from bids_app.cli import build_parser
 
 BAD_IMPORTS = {
     "numerics reads files": ("conform_bids/numerics/planted.py", "from pathlib import Path\n", "5. "),
@@ -23,6 +27,8 @@ BAD_IMPORTS = {
     "the library imports the command line": ("conform_bids/bids/planted.py", "import bids_app.config\n", "1. "),
     "a room imports an app": ("conform_bids/bids/planted.py", "import conform_bids.glm.settings\n", "2. "),
     "settings import the numerics": ("conform_bids/glm/settings.py", "import conform_bids.glm.numerics\n", "3. "),
+    "the same in conform-psn": ("conform_bids/psn/settings.py", "import conform_bids.psn.numerics.fit\n", "3b. "),
+    "apps import each other": ("conform_bids/psn/load.py", "import conform_bids.glm.settings\n", "2. "),
     "the spine imports an app": ("bids_app/cli.py", "import bids_app.glm\n", "4. "),
     "a module in no room": ("conform_bids/planted.py", "", "2. "),
     "a module outside of the spine": ("bids_app/planted.py", "", "4. "),
@@ -101,33 +107,32 @@ def test_options_tables_are_up_to_date(repository: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-def test_every_flag_is_documented(repository: Path) -> None:
-    from bids_app.cli import build_parser
-    from bids_app.glm.__main__ import APP
+def _app(name: str) -> App:
+    app: App = import_module(f"bids_app.{name}.__main__").APP
+    return app
 
-    pages = "".join((repository / "docs" / page).read_text() for page in ("glm/usage.md", "shared/command-line.md"))
+
+@pytest.mark.parametrize("name", ["glm", "psn"])
+def test_every_flag_is_documented(name: str, repository: Path) -> None:
+    pages = "".join((repository / "docs" / page).read_text() for page in (f"{name}/usage.md", "shared/command-line.md"))
     written = set(re.findall(r"--[a-z][\w-]*", pages))
-    flags = {flag for action in build_parser(APP)._actions for flag in action.option_strings if flag.startswith("--")}
+    flags = {flag for action in build_parser(_app(name))._actions for flag in action.option_strings if flag.startswith("--")}
     # the pages tell of opposites in a sentence; help hides them
     opposites = {flag for flag in flags if flag.startswith("--no-") and f"--{flag.removeprefix('--no-')}" in flags}
     assert {flag for flag in flags - opposites if "_" not in flag} <= written
-    spelled = re.findall(r"^    (?:.venv/bin/)?conform-glm .*", pages, re.MULTILINE)
+    spelled = re.findall(rf"^    (?:.venv/bin/)?conform-{name} .*", pages, re.MULTILINE)
     used = {flag for line in spelled for flag in re.findall(r"--[a-z][\w-]*", line)}
     assert used, "the pages show no command"
     assert used <= flags, f"documented commands use unknown flags: {sorted(used - flags)}"
 
 
-def test_documented_commands_parse(repository: Path) -> None:
-    import shlex
-
-    from bids_app.cli import build_parser
-    from bids_app.glm.__main__ import APP
-
-    page = (repository / "docs" / "glm" / "usage.md").read_text()
-    commands = [line for line in re.findall(r"^    conform-glm (.*)", page, re.MULTILINE) if "[options]" not in line]
-    assert len(commands) > 5
+@pytest.mark.parametrize(("name", "more_than"), [("glm", 5), ("psn", 3)])
+def test_documented_commands_parse(name: str, more_than: int, repository: Path) -> None:
+    page = (repository / "docs" / name / "usage.md").read_text()
+    commands = [line for line in re.findall(rf"^    conform-{name} (.*)", page, re.MULTILINE) if "[options]" not in line]
+    assert len(commands) > more_than
     for command in commands:
-        build_parser(APP).parse_args(shlex.split(command))
+        build_parser(_app(name)).parse_args(shlex.split(command))
 
 
 def test_documented_configuration_is_read(repository: Path, tmp_path: Path) -> None:
