@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.psn.numerics.denoiser import Denoiser
-from conform_bids.psn.numerics.trials import Trials, split_conditions
+from conform_bids.psn.numerics.trials import Trials, split_conditions, sum_conditions
 
 __all__ = ["CrossFit", "crossfit", "half_means"]
 
@@ -123,7 +123,7 @@ def half_means(trials: Trials, seed: int) -> tuple[FloatArray, FloatArray, tuple
     means, counts = [], []
     for chosen in (first, ~first):
         number = np.bincount(trials.condition[chosen], minlength=trials.n_conditions).astype(np.float64)
-        sums = np.add.reduceat(np.where(chosen[:, None], trials.values, 0.0), trials.starts, axis=0)
+        sums = sum_conditions(np.where(chosen[:, None], trials.values, 0.0), trials.starts)
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append(sums / number[:, None])
         counts.append(number)

@@ -19,7 +19,7 @@ from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters, solve_mixture
 from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts
 from conform_bids.psn.numerics.standardised import Standardised, standardise
-from conform_bids.psn.numerics.trials import Trials
+from conform_bids.psn.numerics.trials import Trials, sum_conditions
 from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
 
 __all__ = [
@@ -110,7 +110,7 @@ def _score(
     draw = rng.standard_normal(len(chosen.condition))
     draw -= (np.add.reduceat(draw, chosen.starts) / chosen.counts)[chosen.condition]
     length = np.sqrt(np.add.reduceat(draw**2, chosen.starts) * chosen.counts)
-    contrast = np.add.reduceat(draw[:, None] * chosen.residuals(), chosen.starts, axis=0) / length[:, None] / others.scale
+    contrast = sum_conditions(draw[:, None] * chosen.residuals(), chosen.starts) / length[:, None] / others.scale
     scores = Scores.none(len(parts) * len(terms))
     for sign in (1.0, -1.0):
         # added and taken away in equal amounts: as much noise in the input as half of the trials would leave

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.psn.numerics.trials import sum_conditions
+
 __all__ = ["UnitVariances", "unit_variances"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,9 +63,9 @@ def unit_variances(values: FloatArray, condition: IntArray, group: IntArray | No
     starts = np.flatnonzero(np.r_[True, np.diff(condition) > 0])
     finite = np.isfinite(values)
     filled = np.where(finite, values, 0.0)
-    counts = np.add.reduceat(finite.astype(np.float64), starts, axis=0)
+    counts = sum_conditions(finite.astype(np.float64), starts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.add.reduceat(filled, starts, axis=0) / counts
+        means = sum_conditions(filled, starts) / counts
         centred = np.where(finite, values - np.repeat(means, np.diff(np.r_[starts, len(values)]), axis=0), 0.0)
         within = np.einsum("ij,ij->j", centred, centred)
         freedom_within = counts.sum(axis=0) - (counts > 0).sum(axis=0)
