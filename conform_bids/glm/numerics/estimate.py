@@ -291,11 +291,7 @@ class _RidgeSolver:
         self.squared_singular = to_tensor(eigenvalues, device)[:, None]
         self.ranks = [factor.right.shape[1] for factor in factors]
         self.rotations = [factor.rotation for factor in factors]
-        # where all trials of a run weigh the same, the rotation drops out of the sum of squares
-        self.even = [True] * len(factors)
-        if scorer is not None:
-            weights = [scorer.weights[design.trials_of(run)] for run in range(design.n_runs)]
-            self.even = [bool((w == w[0]).all()) if len(w) else True for w in weights]
+        self.weighing = [] if scorer is None else [_Weighing.of(f, scorer.weights[design.trials_of(r)]) for r, f in enumerate(factors)]
 
     def penalties(self, rotated: torch.Tensor) -> torch.Tensor:
         """Penalty of every fraction and unit, (n_fractions, n_units), from the rotated betas of all runs."""
@@ -325,33 +321,51 @@ class _RidgeSolver:
         """Cross-validation error (n_fractions, n_units): the square expanded, so that no betas are formed.
 
         A run's sum of c_i (b_i - m)^2 / s^2 - 2 g_i (b_i - m) / s, with b = V r, r = S^2 / (S^2 + alpha) rotated, is
-        q'(q - 2 l) plus a constant, with q = sqrt(c) r / s, where all its c are the same.
+        q'(q - 2 l) plus a constant, with q = sqrt(c) r / s, where all its c are the same; trials with another weight add what they
+        differ by.
         """
         z, means, inverses = scorer.standardise(ordinary)
         partners, constant = scorer.targets(z)
-        squared = self.squared_singular.split(self.ranks)
-        even, slopes, uneven = [], [], []
-        for run, part in enumerate(rotated):
+        gains, slopes = [], []
+        extra = torch.zeros_like(alphas)
+        for run, (part, s2, weighing) in enumerate(zip(rotated, self.squared_singular.split(self.ranks), self.weighing, strict=True)):
             rows, session = self.design.trials_of(run), int(self.design.session[run])
             weights, mean, inverse = scorer.weights[rows], means[session], inverses[session]
             linear = self.rotations[run].T @ (weights[:, None] * (mean * inverse) + partners[rows])
             constant = constant + weights.sum() * (mean * inverse).square() + 2 * mean * inverse * partners[rows].sum(0)
-            if self.even[run]:
-                root = weights[0].sqrt() if len(weights) else weights.sum()
-                even.append(part * squared[run] * (root * inverse))
-                slopes.append(linear * (2 / root if root > 0 else 0.0))
-            else:
-                weighted = (self.rotations[run] * weights.sqrt()[:, None])[weights > 0]
-                uneven.append((weighted, part * squared[run] * inverse, 2 * linear, squared[run]))
-        result = constant.repeat(len(alphas), 1)
-        if even:
-            s2 = torch.cat([part for part, same in zip(squared, self.even, strict=True) if same])
-            result += self.curve.at(alphas, torch.cat(even), torch.cat(slopes), s2)
-        for weighted, scaled, slope, s2 in uneven:
-            shrunk = scaled[:, None, :] / (s2[:, None] + alphas)
-            energy = (weighted @ shrunk.flatten(1)).square_().sum(0).view_as(alphas)
-            result += energy - shrunk.mul_(slope[:, None, :]).sum(0)
-        return result
+            scaled = part * s2 * inverse
+            gains.append(scaled * weighing.root)
+            slopes.append(linear * (2 / weighing.root if weighing.root > 0 else 0.0))
+            if len(weighing.others):
+                shrunk = scaled[:, None, :] / (s2[:, None] + alphas)
+                extra += (weighing.excess @ (weighing.others @ shrunk.flatten(1)).square_()).view_as(alphas)
+        return constant + self.curve.at(alphas, torch.cat(gains), torch.cat(slopes), self.squared_singular) + extra
+
+
+@dataclass(frozen=True)
+class _Weighing:
+    """How trials of a run weigh in the error: most of them the same.
+
+    Attributes
+    ----------
+    root : float
+        Root of the most frequent weight above zero, 0 where no trial has a weight.
+    others : (k, rank) tensor
+        Rows of V of the trials with another weight.
+    excess : (k,) tensor
+        Their weights less the frequent one.
+    """
+
+    root: float
+    others: torch.Tensor
+    excess: torch.Tensor
+
+    @classmethod
+    def of(cls, factor: RunFactor, weights: torch.Tensor) -> _Weighing:
+        values, counts = np.unique(to_numpy(weights[weights > 0]), return_counts=True)
+        usual = float(values[counts.argmax()]) if len(values) else 0.0
+        different = weights != usual
+        return cls(float(np.sqrt(usual)), factor.rotation[different], weights[different] - usual)
 
 
 class _PenaltyCurve:
