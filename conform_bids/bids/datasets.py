@@ -91,9 +91,9 @@ def _hint(root: Path) -> str:
     for ancestor in list(root.parents)[:4]:
         if (ancestor / DESCRIPTION).exists():
             return f". Did you mean {ancestor}?"
-    deeper = [child / FMRIPREP for child in (root, root / "derivatives") if (child / FMRIPREP / DESCRIPTION).exists()]
+    deeper = [child for child in _folders(root / "derivatives") if (child / DESCRIPTION).exists()]
     if deeper:
-        return f". Did you mean {deeper[0]}?"
+        return f". Did you mean {min(deeper, key=lambda child: child.name.lower() != FMRIPREP)}?"
     return ". Every dataset, raw or derivative, has one in its root"
 
 

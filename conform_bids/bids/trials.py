@@ -134,13 +134,24 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     for name in map(str, table.columns):
         dtype: Any = TRIAL_COLUMNS.get(name, "str")
         absent = "nan" if dtype == "float64" else "n/a"
+        cells = pd.Series([absent if cell is None else cell for cell in table[name]], dtype="str")
         try:
-            columns[name] = pd.Series([absent if cell is None else cell for cell in table[name]], dtype="str").astype(dtype)
+            columns[name] = cells.astype(dtype)
         except (ValueError, OverflowError) as error:
-            raise UnusableInputError(f"{path}: column {name}: {error}") from error
+            raise UnusableInputError(f"{path}{_line_of_fault(cells, table.index, dtype)}: column {name}: {error}") from error
     if columns["trial"].tolist() != list(range(len(table))):
         raise UnusableInputError(f"{path}: the column trial does not count from 0")
     return pd.DataFrame(columns)
+
+
+def _line_of_fault(cells: pd.Series, lines: pd.Index, dtype: Any) -> str:
+    """Line of the first cell that is not of a type, after a colon."""
+    for cell, line in zip(cells, lines, strict=True):
+        try:
+            pd.Series([cell], dtype="str").astype(dtype)
+        except (ValueError, OverflowError):
+            return f":{line}"
+    return ""
 
 
 def hash_stimuli(stim_ids: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from conform_bids.psn.files import Plan, PlannedBetas
 from conform_bids.psn.numerics.parcels import spatial_clusters
 from conform_bids.psn.pooling import PooledTrials, pool_trials
 
-__all__ = ["LARGEST_SCALE", "SMALLEST_SCALE", "LoadedBetas", "load_betas", "read_loaded"]
+__all__ = ["LARGEST_SCALE", "SMALLEST_SCALE", "LoadedBetas", "load_betas", "read_loaded", "rescale_amplitudes"]
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
@@ -170,7 +170,7 @@ def _write_betas(plan: Plan, pooled: PooledTrials, space: Space, path: Path) -> 
         del values
         any_finite |= bool(np.isfinite(chosen).any())
         if betas.scale:
-            _rescale(chosen, read_maps(betas.scale, space)[0], pooled.train[columns])
+            rescale_amplitudes(chosen, read_maps(betas.scale, space)[0], pooled.train[columns])
         for start in range(0, space.n_units, BLOCK):
             target[start : start + BLOCK, columns] = chosen[:, start : start + BLOCK].T
     target.flush()
@@ -178,8 +178,18 @@ def _write_betas(plan: Plan, pooled: PooledTrials, space: Space, path: Path) -> 
         raise UnusableInputError(f"{plan.betas[0].files[0]}: no unit has a finite value in any trial")
 
 
-def _rescale(values: Float32Array, scale: Float32Array, train: npt.NDArray[np.bool_]) -> None:
-    """Undo the shrinkage of amplitudes about each unit's mean over train trials, in place, (n_trials, n_units)."""
+def rescale_amplitudes(values: Float32Array, scale: npt.NDArray[np.floating], train: npt.NDArray[np.bool_]) -> None:
+    """Undo the shrinkage of amplitudes, in place: each unit's deviations from its mean over train trials, times its scale.
+
+    Parameters
+    ----------
+    values : (n_trials, n_units) float32 array
+        Betas of one fit.
+    scale : (n_units,) array
+        Slope of unshrunken on these betas, taken within `SMALLEST_SCALE` and `LARGEST_SCALE`; 1 where it is not finite.
+    train : (n_trials,) bool array
+        Trials that the mean is of; all of them where none is.
+    """
     with np.errstate(invalid="ignore"):
         factor = np.where(np.isfinite(scale), np.clip(scale, SMALLEST_SCALE, LARGEST_SCALE), 1.0)
     rows = values[train] if train.any() else values

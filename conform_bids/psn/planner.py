@@ -164,10 +164,12 @@ def _check_fits(chosen: Sequence[BetaMaps]) -> None:
 
 
 def _units(chosen: Sequence[BetaMaps]) -> str:
-    units = {str(maps.metadata.get("Units") or "arbitrary") for maps in chosen}
-    if len(units) > 1:
-        raise UnusableInputError(f"{chosen[0].files[0]}: sessions differ in units ({', '.join(sorted(units))})")
-    return units.pop()
+    units = [str(maps.metadata.get("Units") or "arbitrary") for maps in chosen]
+    for maps, unit in zip(chosen, units, strict=True):
+        if unit != units[0]:
+            other = f"{chosen[0].files[0].name}: {units[0]}"
+            raise UnusableInputError(f"{maps.files[0]}: sessions differ in units, by their sidecars ({unit}; {other})")
+    return units[0]
 
 
 def _with_memory(plan: Plan, pooled: PooledTrials, resources: Resources) -> Plan:

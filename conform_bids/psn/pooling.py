@@ -102,10 +102,9 @@ def pool_trials(
         frame = frame[~flagged]
         if frame.empty:
             raise UnusableInputError(f"{betas[0].trials}: every trial is flagged as unreliable; --keep-flagged uses them all the same")
-    order = sorted(
-        range(len(frame)),
-        key=lambda k: (natural_key(frame["session_id"].iloc[k]), natural_key(frame["run_id"].iloc[k]), frame["onset"].iloc[k]),
-    )
+    onset = frame["onset"].fillna(np.inf).tolist()  # unknown ones keep the order of their table, at the end of the run
+    labels = [frame[name].map(natural_key).tolist() for name in ("session_id", "run_id")]
+    order = sorted(range(len(frame)), key=lambda k: (labels[0][k], labels[1][k], onset[k]))
     frame = frame.iloc[order].reset_index(drop=True)
     pooled = _number(frame, given, ())
     warnings += _odd(pooled)

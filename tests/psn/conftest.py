@@ -160,7 +160,10 @@ def run_here(*arguments: object) -> SimpleNamespace:
 
     typed = [*map(str, arguments), "--debug", "workflow"]
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
-        status = main(APP, typed)
+        try:
+            status = main(APP, typed)
+        except SystemExit as ended:  # argparse
+            status = int(ended.code or 0)
     return SimpleNamespace(status=status, stdout=output.getvalue(), stderr=errors.getvalue())
 
 
