@@ -301,7 +301,7 @@ class _RidgeSolver:
         length = relative.sqrt().T.flip(1).contiguous()
         alphas = self.grid.flip(0).contiguous()
         asked = torch.tensor(self.ridge.fractions, dtype=torch.float64, device=length.device)
-        return _interpolate(asked.expand(len(length), -1).contiguous(), length, alphas).T.expm1().float()
+        return _interpolate(asked.expand(len(length), -1).contiguous(), length, alphas).expm1().float().T.contiguous()
 
     def solve(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor) -> tuple[FloatArray, list[torch.Tensor], torch.Tensor]:
         """Fraction chosen a unit, the rotated ridge betas a run, and the error of every fraction."""
@@ -337,7 +337,7 @@ class _RidgeSolver:
             gains.append(scaled * weighing.root)
             slopes.append(linear * (2 / weighing.root if weighing.root > 0 else 0.0))
             if len(weighing.others):
-                shrunk = scaled[:, None, :] / (s2[:, None] + alphas)
+                shrunk = torch.add(s2[:, None], alphas).reciprocal_().mul_(scaled[:, None, :])
                 extra += (weighing.excess @ (weighing.others @ shrunk.flatten(1)).square_()).view_as(alphas)
         return constant + self.curve.at(alphas, torch.cat(gains), torch.cat(slopes), self.squared_singular) + extra
 
