@@ -154,6 +154,10 @@ class Scores:
     def __add__(self, other: Scores) -> Scores:
         return Scores(self.linear + other.linear, self.quadratic + other.quadratic, self.total + other.total)
 
+    def first(self, n_filters: int) -> Scores:
+        """Scores of the first filters alone."""
+        return Scores(self.linear[:n_filters], self.quadratic[:n_filters, :n_filters], self.total)
+
     def gain(self, weights: FloatArray) -> float:
         """Squared error that a mixture saves against predicting the mean."""
         return float(2 * weights @ self.linear - weights @ self.quadratic @ weights)

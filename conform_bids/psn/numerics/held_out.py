@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from conform_bids.psn.numerics.crossfit import half_means
 from conform_bids.psn.numerics.denoiser import Denoiser
-from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters, solve_mixture
-from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts
+from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters
+from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts, mix_filters
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, sum_conditions
 from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
@@ -93,7 +93,7 @@ def stacked_denoisers(trials: Trials, folds: Sequence[IntArray], result: Stacked
         fits.append((others, centre, parts, scores))
     denoisers = []
     for index, (others, centre, parts, _) in enumerate(fits):
-        weights = solve_mixture(sum((fit[3] for place, fit in enumerate(fits) if place != index), Scores.none(len(result.weights))))
+        weights = mix_filters([fit[3] for place, fit in enumerate(fits) if place != index], len(result.terms))
         denoisers.append(assemble(others, centre, parts, result.terms, weights))
     return denoisers
 

@@ -14,12 +14,12 @@ from conform_bids.psn.numerics.crossfit import half_means
 from conform_bids.psn.numerics.crossvalidated import CrossvalidatedResult
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.engine_data import EngineOptions, TrialSet
-from conform_bids.psn.numerics.filters import Scores, solve_mixture
+from conform_bids.psn.numerics.filters import Scores
 from conform_bids.psn.numerics.fit import FitOptions, ParcelFit, fit_parcel
 from conform_bids.psn.numerics.guards import CONSTANT
 from conform_bids.psn.numerics.held_out import HeldOut, correlate, evaluate_held_out, fit_each, replace_values, stacked_denoisers
 from conform_bids.psn.numerics.presets import ProjectionResult
-from conform_bids.psn.numerics.stacked import StackedResult
+from conform_bids.psn.numerics.stacked import StackedResult, mix_filters
 from conform_bids.psn.numerics.trials import Trials, group_trials
 
 __all__ = ["Fitted", "Kept", "choose_kept", "condition_worth", "fit_dimensions", "fit_null", "held_out_denoisers", "unit_numbers"]
@@ -71,7 +71,7 @@ def choose_kept(values: FloatArray, train: BoolArray) -> Kept:
         choices = [varies & (missing <= limit) for limit in np.unique(missing[varies])]
         kept = [int(own[:, choice].all(axis=1).sum()) * int(choice.sum()) for choice in choices]
         units = choices[int(np.argmax(kept))]
-    return Kept(units, varies, finite[:, units].all(axis=1))
+    return Kept(units, varies, np.asarray(finite[:, units].all(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ def fit_dimensions(values: FloatArray, condition: IntArray, options: EngineOptio
     gain = np.nan
     if isinstance(fit.result, StackedResult):
         worth = fit.result.condition_weight
-        gain = _gain_in_use(fit.result.fold_scores)
+        gain = _gain_in_use(fit.result.fold_scores, len(fit.result.terms))
     elif isinstance(fit.result, CalibratedResult):
         gain = np.nan if np.isfinite(fit.result.a).any() else 0.0
     elif isinstance(fit.result, CrossvalidatedResult):
@@ -133,12 +133,12 @@ def fit_dimensions(values: FloatArray, condition: IntArray, options: EngineOptio
     return Fitted(fit, np.asarray(fit.labels, dtype=np.intp), worth, gain)
 
 
-def _gain_in_use(scores: Sequence[Scores]) -> float:
+def _gain_in_use(scores: Sequence[Scores], n_first: int) -> float:
     """What mixtures save in folds that they were not chosen on, as a share of all there is to predict."""
     saved, total = 0.0, 0.0
     for index, own in enumerate(scores):
         rest = [other for place, other in enumerate(scores) if place != index]
-        saved += own.gain(solve_mixture(sum(rest[1:], rest[0])))
+        saved += own.gain(mix_filters(rest, n_first))
         total += own.total
     return saved / total if total > 0 else 0.0
 

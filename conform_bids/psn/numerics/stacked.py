@@ -20,7 +20,7 @@ from conform_bids.psn.numerics.moments import choose_data_level, choose_noise_le
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, split_conditions
 
-__all__ = ["StackedOptions", "StackedResult", "assemble", "fit_parts", "fit_stacked"]
+__all__ = ["StackedOptions", "StackedResult", "assemble", "fit_parts", "fit_stacked", "mix_filters"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -28,6 +28,8 @@ SPLIT = 0.5
 """Variance of the noise that is added, over that of a condition's mean: 1 is leaving out half of the trials, less is noisier scores."""
 A_GRID = tuple(4.0**step for step in range(-1, 8))
 LEVEL_STEP = 0.3
+MIN_COMPARED = 3
+"""Folds that it takes to compare two mixtures."""
 Levels = tuple[tuple[float, float], ...]
 
 
@@ -109,7 +111,7 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     folds = split_conditions(data.trials.counts, chosen.n_folds, chosen.seed)
     rng = np.random.default_rng([chosen.seed, 1])
     fold_scores = tuple(_score_fold(data, fold, levels, terms, rng) for fold in folds)
-    weights = solve_mixture(sum(fold_scores[1:], fold_scores[0]))
+    weights = mix_filters(fold_scores, len(terms))
     centre, parts = fit_parts(data, levels)
     denoiser = assemble(data, centre, parts, terms, weights)
     fold_of = np.empty(len(data.means), dtype=np.intp)
@@ -132,6 +134,37 @@ def fit_parts(data: Standardised, levels: Levels) -> tuple[FloatArray, list[Filt
     noise = data.noise_covariance()
     centre, covariance, share = data.data_covariance(data.means, 1.0 / data.counts)
     return centre, filter_parts(covariance, noise, noise_choleskys(noise, levels), share, levels)
+
+
+def mix_filters(fold_scores: Sequence[Scores], n_first: int) -> FloatArray:
+    """Weights of the mixture of all filters, or of those at the first levels of shrinkage alone where the others earn nothing.
+
+    With little signal in few conditions scores cannot tell many filters apart, and what they seem to add is chance. So each fold is
+    predicted by mixtures that were weighted on the others: levels beside the first are used if they save more error there, by more than
+    one standard error over folds.
+
+    Parameters
+    ----------
+    fold_scores : sequence of Scores
+        One a fold.
+    n_first : int
+        Filters at the first levels; they come first.
+
+    Returns
+    -------
+    (n_filters,) float64 array
+    """
+    total = sum(fold_scores[1:], fold_scores[0])
+    n_filters = len(total.linear)
+    if len(fold_scores) < MIN_COMPARED or n_first == n_filters:
+        return solve_mixture(total)
+    more = np.empty(len(fold_scores))
+    for index, own in enumerate(fold_scores):
+        rest = sum((other for place, other in enumerate(fold_scores) if place != index), Scores.none(n_filters))
+        more[index] = own.gain(solve_mixture(rest)) - own.first(n_first).gain(solve_mixture(rest.first(n_first)))
+    if more.sum() > more.std(ddof=1) * np.sqrt(len(more)):
+        return solve_mixture(total)
+    return np.r_[solve_mixture(total.first(n_first)), np.zeros(n_filters - n_first)]
 
 
 def assemble(data: Standardised, centre: FloatArray, parts: Sequence[FilterPart], terms: FloatArray, weights: FloatArray) -> Denoiser:

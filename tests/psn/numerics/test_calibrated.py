@@ -14,7 +14,7 @@ from conform_bids.psn.numerics.crossvalidated import fit_crossvalidated, truncat
 from conform_bids.psn.numerics.denoiser import gains
 from conform_bids.psn.numerics.filters import Scores, filter_part, noise_cholesky, score_filters, signal_factor, solve_mixture
 from conform_bids.psn.numerics.gsn import estimate_signal_noise
-from conform_bids.psn.numerics.stacked import fit_stacked
+from conform_bids.psn.numerics.stacked import fit_stacked, mix_filters
 
 
 @pytest.mark.parametrize("name", ["case1_even", "case2_twotrials"])
@@ -174,3 +174,32 @@ def test_models_need_the_conditions_they_say(simulate: Callable[..., Any]) -> No
     model = estimate_signal_noise(simulate(n_conditions=20).trials)
     assert np.linalg.eigvalsh(model.signal).min() > -1e-9
     assert np.linalg.eigvalsh(model.noise).min() > -1e-9
+
+
+def fold_of_scores(rng: np.random.Generator, extra: float) -> Scores:
+    """One filter that finds half of the targets, and ten more that find ``extra`` of what is left."""
+    targets, missed = rng.standard_normal((2, 400))
+    outputs = [targets / 2 + rng.standard_normal(400)]
+    outputs += [extra * missed + rng.standard_normal(400) for _ in range(10)]
+    stack = np.stack(outputs)
+    targets = targets + missed
+    return Scores(stack @ targets, stack @ stack.T, float(targets @ targets))
+
+
+def test_filters_that_earn_nothing_in_other_folds_are_left_out() -> None:
+    useful, useless = 0, 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        useless += bool(mix_filters([fold_of_scores(rng, 0.0) for _ in range(5)], 1)[1:].any())
+        useful += bool(mix_filters([fold_of_scores(rng, 0.5) for _ in range(5)], 1)[1:].any())
+    assert useless <= 5 < 20 == useful
+
+
+def test_mixture_of_the_first_filters_is_theirs() -> None:
+    rng = np.random.default_rng(7)
+    folds = [fold_of_scores(rng, 0.0) for _ in range(5)]
+    total = sum(folds[1:], folds[0])
+    weights = mix_filters(folds, 3)
+    assert not weights[3:].any()
+    assert np.array_equal(weights[:3], solve_mixture(total.first(3)))
+    assert np.array_equal(mix_filters(folds[:2], 3), solve_mixture(folds[0] + folds[1])), "two folds are too few to compare"
