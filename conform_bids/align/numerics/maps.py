@@ -87,7 +87,7 @@ class FamilyTemplate:
     Attributes
     ----------
     scores : (n_stimuli, k) array
-        Shared responses to the stimuli of the fit; NaN rows for stimuli that nobody of the template saw.
+        Shared responses to the stimuli of the fit; 0 for stimuli that nobody of the template saw.
     group_map : (k, n_template_units) array or None
         From the shared space to the template's units; None: they are the same, or there is no common grid (unequal units).
     prior : float
@@ -141,8 +141,8 @@ class Template:
         Template units of each parcel (those of the first person where people differ in units).
     n_units : int
         Units of the template's grid.
-    n_stimuli : int
-        Length of the list of shared stimuli.
+    covered : (n_stimuli,) bool array
+        Stimuli of the list that somebody of the template saw.
     parts : tuple of ParcelTemplate
         One a parcel.
     members : tuple of PersonMap
@@ -154,6 +154,11 @@ class Template:
     setting: Setting
     parcels: tuple[Parcel, ...]
     n_units: int
-    n_stimuli: int
+    covered: NDArray[np.bool_]
     parts: tuple[ParcelTemplate, ...]
     members: tuple[PersonMap, ...]
+
+    @property
+    def n_stimuli(self) -> int:
+        """Length of the list of shared stimuli."""
+        return len(self.covered)
