@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.bids.derivatives import atomic_path
+from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = [
@@ -140,6 +141,7 @@ class DecompositionWriter:
     def __enter__(self) -> DecompositionWriter:
         import h5py
 
+        require_room(self._path, 0)
         temporary = self._stack.enter_context(atomic_path(self._path))
         self._file = self._stack.enter_context(h5py.File(temporary, "w"))
         self._file.attrs["layout"] = "decomposition"
@@ -154,7 +156,15 @@ class DecompositionWriter:
         self._stack.__exit__(*error)
 
     def add(self, parcel: ParcelRecord) -> None:
-        """Write a parcel."""
+        """Write a parcel.
+
+        Raises
+        ------
+        OSError
+            ENOSPC when the disk has no room for it.
+        """
+        parts = [factor for part in parcel.components for factor in (part.left, part.right)]
+        require_room(self._path, sum(4 * array.size for array in (parcel.basis, *parts)))
         _write_parcel(self._file["parcels"].create_group(parcel.label), parcel)
 
     def annotate(self, label: str, action: str) -> None:

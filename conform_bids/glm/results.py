@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.bids.derivatives import write_json
+from conform_bids.bids.scratch import map_array
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.engine_glmsingle import fit_with_glmsingle
 from conform_bids.glm.files import Plan
@@ -36,7 +37,7 @@ class _Store:
 
     def allocate(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         path = self.folder / f"{name}.npy"
-        array: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        array = map_array(path, shape)
         if name == "clean_data":
             path.unlink()  # scratch: it lives while it is mapped, and a killed process leaves nothing behind
         return array

@@ -16,6 +16,7 @@ from conform_bids.bids.coordinates import unit_coordinates
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.images import read_maps, read_space
 from conform_bids.bids.parcellations import read_parcellation
+from conform_bids.bids.scratch import map_array
 from conform_bids.bids.spaces import Space, VolumeSpace, intersect_spaces
 from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import read_trials, write_stimuli, write_trials
@@ -158,7 +159,7 @@ def _space_of(plan: Plan, betas: PlannedBetas) -> Space:
 def _write_betas(plan: Plan, pooled: PooledTrials, space: Space, path: Path) -> None:
     """Turn the maps of each file into rows of units; one file's maps are in memory at a time."""
     shape = (space.n_units, len(pooled.trials))
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    target = map_array(path, shape)
     any_finite = False
     for index, betas in enumerate(plan.betas):
         values = read_maps(betas.files, space)

@@ -16,6 +16,7 @@ import pandas as pd
 from conform_bids import __version__
 from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.hdf5_layouts import ComponentRecord, DecompositionWriter, ParcelRecord
+from conform_bids.bids.scratch import map_array
 from conform_bids.bids.spaces import Space
 from conform_bids.numerics.compute import Compute
 from conform_bids.psn.files import Plan, recorded_settings
@@ -144,7 +145,7 @@ def fit_and_store(plan: Plan, loaded: LoadedBetas, space: Space, folder: Path, c
 
     def allocate(name: str, shape: tuple[int, ...]) -> Float32Array:
         scratch.append(folder / f"scratch_{name}.npy")
-        return np.lib.format.open_memmap(scratch[-1], mode="w+", dtype=np.float32, shape=shape)
+        return map_array(scratch[-1], shape)
 
     trials = TrialSet(loaded.trials["condition"].to_numpy(dtype=np.intp), loaded.session.astype(np.intp), loaded.train)
     attributes = {
@@ -183,7 +184,7 @@ def _remove(files: Sequence[Path]) -> None:
 def _store_arrays(result: EngineResult, folder: Path) -> None:
     """Turn the engine's rows of units into maps, a block of units at a time."""
     for name, values in result.arrays.items():
-        target = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(values.shape[1], values.shape[0]))
+        target = map_array(folder / f"{name}.npy", (values.shape[1], values.shape[0]))
         for start in range(0, len(values), BLOCK):
             target[:, start : start + BLOCK] = values[start : start + BLOCK].T
         target.flush()
