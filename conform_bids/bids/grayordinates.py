@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from conform_bids.bids.spaces import CiftiSpace
 from conform_bids.bids.volumes import check_size, reading
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["CiftiHeader", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
+__all__ = ["CiftiHeader", "iter_grayordinates", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
 
 _BLOCK_BYTES = 32 * 2**20
 _MAX_VERTICES = 10**8
@@ -110,12 +110,27 @@ def read_grayordinates(header: CiftiHeader, space: CiftiSpace) -> NDArray[np.flo
     """
     if not header.space(space.label, None, None).same_grid(space):
         raise UnusableInputError(f"{header.path}: its grayordinates are not those of {space.source or 'the other runs'}")
-    n_maps, n_units = header.n_maps, space.n_units
+    with reading(header.path):
+        values = np.empty((header.n_maps, space.n_units), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first, block in iter_grayordinates(header):
+            values[:, first : first + block.shape[1]] = block
+    return values
+
+
+def iter_grayordinates(header: CiftiHeader) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield blocks of grayordinates: the first one's place, and their values in all maps, ``(T, block)``, scaled.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file is truncated.
+    """
+    n_maps, n_units = header.n_maps, len(header.brain_models)
     per_unit = n_maps * header.dtype.itemsize
     step = max(1, _BLOCK_BYTES // per_unit)
     scaled = (header.slope, header.inter) != (1.0, 0.0)
-    with reading(header.path), open(header.path, "rb") as stream, np.errstate(over="ignore", invalid="ignore"):
-        values = np.empty((n_maps, n_units), dtype=np.float32)
+    with reading(header.path), open(header.path, "rb") as stream:
         stream.seek(header.offset)
         for first in range(0, n_units, step):  # a grayordinate's values lie side by side on disk
             last = min(first + step, n_units)
@@ -123,8 +138,7 @@ def read_grayordinates(header: CiftiHeader, space: CiftiSpace) -> NDArray[np.flo
             if len(raw) < (last - first) * per_unit:
                 raise UnusableInputError(f"{header.path}: truncated in its data")
             block = np.frombuffer(raw, dtype=header.dtype).reshape(last - first, n_maps)
-            values[:, first:last] = (block * np.float64(header.slope) + header.inter if scaled else block).T
-    return values
+            yield first, (block * np.float64(header.slope) + header.inter if scaled else block).T
 
 
 def write_grayordinates(

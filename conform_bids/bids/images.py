@@ -6,7 +6,7 @@ believed before it is compared with the file's size, and whatever is wrong with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "VolumeSpace",
     "describe_bold",
     "intersect_spaces",
+    "iter_maps",
     "load_space",
     "map_paths",
     "read_bold",
@@ -185,6 +186,43 @@ def read_maps(paths: Sequence[str | Path], space: Space) -> NDArray[np.float32]:
     MissingInputError, UnusableInputError
     """
     return _read_values(_read_header(paths), space)
+
+
+def iter_maps(paths: Sequence[str | Path], space: Space) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Read maps part by part, in the order of the file: no more than a few tens of megabytes are in memory.
+
+    Yields
+    ------
+    rows, columns : slice
+        Maps and units of the part: one map after the other for volumes and surfaces, blocks of grayordinates for CIFTI.
+    values : ndarray of float32, shape (rows, columns)
+
+    Raises
+    ------
+    MissingInputError, UnusableInputError
+        The latter when the grid is another, or a file is truncated or corrupt.
+    """
+    header = _read_header(paths)
+    if not _space_of(header, space.label, space.density, space.resolution).same_grid(space):
+        raise UnusableInputError(f"{paths[0]}: its grid is not that of {space.source or 'the others'}")
+    if isinstance(header, grayordinates.CiftiHeader):
+        for first, block in grayordinates.iter_grayordinates(header):
+            yield slice(0, header.n_maps), slice(first, first + block.shape[1]), _single(block)
+        return
+    every = slice(0, space.n_units)
+    if isinstance(header, volumes.VolumeHeader):
+        assert isinstance(space, VolumeSpace)
+        maps: Iterator[NDArray[Any]] = volumes.iter_volumes(header, space)
+    else:
+        left, right = header
+        maps = (np.concatenate(halves) for halves in zip(gifti.read_arrays(left), gifti.read_arrays(right), strict=True))
+    for place, values in enumerate(maps):
+        yield slice(place, place + 1), every, _single(values)[np.newaxis]
+
+
+def _single(values: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
 
 
 def _read_values(header: _AnyHeader, space: Space) -> NDArray[np.float32]:

@@ -27,7 +27,17 @@ from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import VolumeSpace
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
-__all__ = ["VolumeHeader", "check_size", "read_mask", "read_volume_header", "read_volumes", "reading", "volume_space", "write_volumes"]
+__all__ = [
+    "VolumeHeader",
+    "check_size",
+    "iter_volumes",
+    "read_mask",
+    "read_volume_header",
+    "read_volumes",
+    "reading",
+    "volume_space",
+    "write_volumes",
+]
 
 MAX_DEFLATE_RATIO = 1032
 """Bytes that one byte of a deflated stream can stand for at most (zlib's technical notes)."""
@@ -256,13 +266,27 @@ def read_volumes(header: VolumeHeader, space: VolumeSpace) -> NDArray[np.float32
     if not here.same_grid(space):
         grids = f"shape {header.shape} against {space.shape}, or another affine"
         raise UnusableInputError(f"{header.path}: its grid is not that of {space.source or 'the mask'} ({grids})")
-    scaled = (header.slope, header.inter) != (1.0, 0.0)
-    with reading(header.path), np.errstate(over="ignore", invalid="ignore"):
+    with reading(header.path):
         values = np.empty((header.n_volumes or 1, space.n_units), dtype=np.float32)
-        for row, raw in zip(values, _raw_volumes(header), strict=True):
-            kept = raw[space.disk_index]
-            row[:] = kept.astype(np.float64) * header.slope + header.inter if scaled else kept
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row, volume in zip(values, iter_volumes(header, space), strict=True):
+            row[:] = volume
     return values
+
+
+def iter_volumes(header: VolumeHeader, space: VolumeSpace) -> Iterator[NDArray[Any]]:
+    """Yield the voxels of the mask of each volume, scaled, in turn; one volume is in memory at a time. The grid is not compared.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file is truncated or corrupt.
+    """
+    scaled = (header.slope, header.inter) != (1.0, 0.0)
+    with reading(header.path):
+        for raw in _raw_volumes(header):
+            kept = raw[space.disk_index]
+            yield kept.astype(np.float64) * header.slope + header.inter if scaled else kept
 
 
 def write_volumes(
