@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.optimize
 
 from conform_bids.psn.numerics.denoiser import gains
-from conform_bids.psn.numerics.spectral import shrink
+from conform_bids.psn.numerics.spectral import decompose, shrink, solve_lower
 
 __all__ = [
     "FilterPart",
@@ -62,7 +62,7 @@ def noise_cholesky(noise: FloatArray) -> FloatArray:
 
 def signal_factor(signal: FloatArray) -> FloatArray:
     """Factor F (n_units, rank) of the positive part of a covariance: F F' is the covariance with its negative eigenvalues set to 0."""
-    values, vectors = scipy.linalg.eigh(signal, driver="evd", check_finite=False)
+    values, vectors = decompose(signal)
     kept = values > ROUNDING * max(values[-1], 0.0)
     factor: FloatArray = vectors[:, kept] * np.sqrt(values[kept])
     return factor
@@ -78,13 +78,11 @@ def filter_part(signal: FloatArray, cholesky: FloatArray) -> FilterPart:
     cholesky : (n_units, n_units) float64 array
         As of `noise_cholesky`.
     """
-    whitened = scipy.linalg.solve_triangular(cholesky, signal, lower=True, check_finite=False)
-    values, vectors = (
-        scipy.linalg.eigh(whitened.T @ whitened, driver="evd", check_finite=False) if signal.shape[1] else (np.ones(0), signal.T)
-    )
+    whitened = solve_lower(cholesky, signal)
+    values, vectors = decompose(whitened.T @ whitened) if signal.shape[1] else (np.ones(0), signal.T)
     kept = values > ROUNDING * values[-1] if len(values) else np.zeros(0, bool)
     rotation = vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1])
-    right = scipy.linalg.solve_triangular(cholesky, whitened @ rotation, lower=True, trans="T", check_finite=False)
+    right = solve_lower(cholesky, whitened @ rotation, transposed=True)
     return FilterPart(signal @ rotation, right, np.ascontiguousarray(values[kept][::-1]))
 
 

@@ -7,19 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import torch
 
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["LEVELS", "ShrinkageChoice", "choose_shrinkage", "eigh", "is_positive_definite", "positive_part", "shrink"]
+__all__ = [
+    "LEVELS",
+    "ShrinkageChoice",
+    "choose_shrinkage",
+    "decompose",
+    "eigh",
+    "is_positive_definite",
+    "positive_part",
+    "shrink",
+    "solve_lower",
+]
 
 FloatArray = npt.NDArray[np.float64]
 LEVELS: FloatArray = np.linspace(0.0, 1.0, 51)
 """Levels of shrinkage that are compared: what is left of a covariance off its diagonal."""
 
 
+def decompose(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues, ascending, and eigenvectors in columns, of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix)))
+    return values.numpy(), vectors.numpy()
+
+
+def solve_lower(triangle: FloatArray, right: FloatArray, *, transposed: bool = False) -> FloatArray:
+    """L^-1 B, or L'^-1 B if ``transposed``, of a lower triangle L."""
+    lower = torch.from_numpy(triangle)
+    solved: FloatArray = torch.linalg.solve_triangular(lower.T if transposed else lower, torch.from_numpy(right), upper=transposed).numpy()
+    return solved
+
+
 def eigh(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues, descending, and eigenvectors in columns, of a symmetric matrix; the largest entry of each vector is positive."""
-    values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)
+    values, vectors = decompose(matrix)
     values, vectors = values[::-1], vectors[:, ::-1]
     largest = np.abs(vectors).argmax(axis=0)
     sign = np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
@@ -36,7 +60,7 @@ def positive_part(matrix: FloatArray) -> FloatArray:
     symmetric = (matrix + matrix.T) / 2
     if is_positive_definite(symmetric):
         return symmetric
-    values, vectors = scipy.linalg.eigh(symmetric, driver="evd", check_finite=False)
+    values, vectors = decompose(symmetric)
     kept = values > 0
     if 2 * int(kept.sum()) <= len(values):
         factor = vectors[:, kept] * np.sqrt(values[kept])
@@ -121,7 +145,7 @@ def _correlation_spectrum(factor: FloatArray, samples: FloatArray) -> tuple[Floa
     n_rows, n_units = factor.shape
     total = float(np.einsum("ij,ij->", samples, samples) / len(samples))
     small = n_rows < n_units
-    values, vectors = scipy.linalg.eigh(factor @ factor.T if small else factor.T @ factor, driver="evd", check_finite=False)
+    values, vectors = decompose(factor @ factor.T if small else factor.T @ factor)
     rounding = max(factor.shape) * np.finfo(np.float64).eps * values[-1]
     if small:
         kept = values > rounding
