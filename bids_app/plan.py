@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,11 @@ class RunPlan:
     def outputs(self, participant: str) -> tuple[str, ...]:
         """Files that a participant's jobs declare, relative to the output folder."""
         return tuple(output for job in self.jobs[participant] for output in job.outputs)
+
+    def with_threads(self, n_threads: int) -> RunPlan:
+        """The same plan with another number of threads a node, which changes no result."""
+        jobs = {label: tuple(replace(job, n_threads=n_threads) for job in own) for label, own in self.jobs.items()}  # type: ignore[type-var]
+        return replace(self, jobs=jobs)
 
 
 def make_plan(app: App, config: RunConfig, dataset: Dataset, selection: Selection, resources: Resources) -> RunPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bids_app.app import App
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from conform_bids.bids.index import Dataset
     from conform_bids.jobs import Resources
 
-__all__ = ["main", "run"]
+__all__ = ["MOST_THREADS", "main", "run", "share_threads"]
+
+MOST_THREADS = 8
+"""Threads of a node, at most; more gain nothing."""
 
 
 class _Terminated(BaseException):
@@ -97,6 +101,9 @@ def run(app: App, config: RunConfig) -> int:
     dataset, plan = _plan(app, config, resources)
     if config.actions.dry_run:
         return _dry_run(app, config, plan)
+    if config.execution.omp_nthreads is None and config.execution.use_plugin is None:  # a cluster has CPUs of its own
+        resources = replace(resources, n_threads=share_threads(_nprocs(config), sum(len(jobs) for jobs in plan.jobs.values())))
+        plan = plan.with_threads(resources.n_threads)
     return _process(app, config, resources, dataset, plan)
 
 
@@ -243,7 +250,7 @@ def _resources(config: RunConfig) -> Resources:
     from conform_bids.jobs import Resources
 
     execution, nprocs = config.execution, _nprocs(config)
-    threads = execution.omp_nthreads or min(nprocs, 8)
+    threads = execution.omp_nthreads or min(nprocs, MOST_THREADS)
     if threads > nprocs:
         show_warnings([f"--omp-nthreads {threads} is more than --nprocs {nprocs}"])
     device = execution.device
@@ -259,6 +266,11 @@ def _resources(config: RunConfig) -> Resources:
         random_seed=execution.random_seed,
         sloppy=execution.sloppy,
     )
+
+
+def share_threads(nprocs: int, n_jobs: int) -> int:
+    """Threads a node: CPUs go to as many jobs at once as there are, as a job on each CPU is done sooner than one job on all of them."""
+    return max(1, min(nprocs // max(1, min(n_jobs, nprocs)), MOST_THREADS))
 
 
 def _nprocs(config: RunConfig) -> int:

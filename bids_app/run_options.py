@@ -98,7 +98,7 @@ class ExecutionOptions:
     )
     omp_nthreads: int | None = option(
         None,
-        "Threads of one process (default: --nprocs, at most 8).",
+        "Threads of one process (default: --nprocs shared out over the jobs of the run, at most 8).",
         minimum=1,
         aliases=("--omp_nthreads",),
         metavar="N",

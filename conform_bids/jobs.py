@@ -65,6 +65,10 @@ class Job(Protocol):
     def mem_gb(self) -> float:
         """Peak memory of its largest node."""
 
+    @property
+    def n_threads(self) -> int:
+        """Threads of a node."""
+
     def summary(self) -> Sequence[str]:
         """Lines that ``--dry-run`` prints."""
 

@@ -10,9 +10,11 @@ from types import ModuleType
 
 import pytest
 
+from bids_app.app import App
 from bids_app.cli import build_parser, parse
 from bids_app.descriptor import boutiques_descriptor, boutiques_text, main
 from bids_app.glm.__main__ import APP
+from bids_app.psn.__main__ import APP as PSN
 from conform_bids.errors import UsageError
 
 
@@ -23,9 +25,10 @@ def bosh(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_committed_descriptor_is_up_to_date(repository: Path) -> None:
-    committed = (repository / "bids_app" / "glm" / "boutiques.json").read_text(encoding="utf-8")
-    assert committed == boutiques_text(APP), "run python -m bids_app.descriptor glm"
+@pytest.mark.parametrize("app", [APP, PSN])
+def test_the_committed_descriptor_is_up_to_date(app: App, repository: Path) -> None:
+    committed = (repository / "bids_app" / app.name / "boutiques.json").read_text(encoding="utf-8")
+    assert committed == boutiques_text(app), f"run python -m bids_app.descriptor {app.name}"
 
 
 @pytest.mark.parametrize("options", [(), ("--bids",)])

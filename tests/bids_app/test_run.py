@@ -23,6 +23,7 @@ import pytest
 
 from bids_app.failures import ParticipantFailure
 from bids_app.messages import exit_code, summary_lines
+from bids_app.run import share_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RunToy = Callable[..., int]
@@ -363,3 +364,10 @@ def test_summary_has_a_line_a_participant_in_order() -> None:
     crashed = ParticipantFailure("02", "sub-02: broken", 70, (Path("/x/crash-1.txt"),))
     lines = summary_lines(("03", "group"), {"02": crashed}, ("01",))
     assert lines == ["sub-01: not finished", "sub-02: failed: broken (see /x/crash-1.txt)", "sub-03: completed", "group: completed"]
+
+
+@pytest.mark.parametrize(
+    ("nprocs", "n_jobs", "expected"), [(1, 1, 1), (2, 1, 2), (16, 1, 8), (16, 3, 5), (16, 40, 1), (2, 0, 2), (3, 2, 1)]
+)
+def test_cpus_go_to_as_many_jobs_as_there_are(nprocs: int, n_jobs: int, expected: int) -> None:
+    assert share_threads(nprocs, n_jobs) == expected

@@ -47,6 +47,7 @@ class ToyJob:
     power: float
     fault: str
     mem_gb: float = 0.1
+    n_threads: int = 1
 
     @property
     def inputs(self) -> tuple[Path, ...]:
