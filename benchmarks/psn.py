@@ -229,13 +229,9 @@ def measure_stages() -> None:
         total = time.process_time() - total
     for module, name, _ in STAGES:
         setattr(module, name, originals[name])
-    print(
-        f"\nOne parcel of {SIZE} x {CONDITIONS:,} x {TRIALS}, one thread: {total:.2f} CPU-s, {len(sizes)} eigendecompositions of them ",
-        end="",
-    )
-    print(
-        f"({sum(eigh_seconds(_round(size), 1) for size in sizes):.2f} s at the machine's rate)\n\n| stage | CPU-s | share |\n|---|---|---|"
-    )
+    own = sum(eigh_seconds(_round(size), 1) for size in sizes)
+    print(f"\nOne parcel of {SIZE} x {CONDITIONS:,} x {TRIALS}, one thread: {total:.2f} CPU-s")
+    print(f"{len(sizes)} eigendecompositions, {own:.2f} s at the machine's rate\n\n| stage | CPU-s | share |\n|---|---|---|")
     for _, name, label in STAGES:
         print(f"| {label} | {spent[name]:.2f} | {spent[name] / total:.0%} |")
     print(f"| the rest | {total - sum(spent.values()):.2f} | {1 - sum(spent.values()) / total:.0%} |", flush=True)
