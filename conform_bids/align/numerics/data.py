@@ -224,10 +224,9 @@ def parcel_block(
     for index, (person, standard, parcel) in enumerate(zip(people, standards, parcels, strict=True)):
         seen[index, person.rows] = True
         usable = np.isfinite(standard.scale[parcel.units])
-        values = np.zeros((n_stimuli, len(parcel.units)), dtype)
-        own = np.asarray(person.responses[:, parcel.units], dtype=dtype)
-        mean, scale = standard.mean[parcel.units].astype(dtype), standard.scale[parcel.units].astype(dtype)
-        values[person.rows] = np.where(usable, (own - mean) / scale, 0)
+        own = np.asarray(person.responses[:, parcel.units], dtype=np.float64)
+        values: NDArray[np.floating] = np.zeros((n_stimuli, len(parcel.units)), dtype)
+        values[person.rows] = np.where(usable, (own - standard.mean[parcel.units]) / standard.scale[parcel.units], 0)
         columns.append(values)
         precision.append(np.where(usable, unit_precision(person, parcel.units), 0))
     edges = np.r_[0, np.cumsum([each.shape[1] for each in columns])].astype(np.intp)

@@ -1,7 +1,8 @@
-"""Families of models in one parcel: what a template holds of them, each person's map, and leave-one-out predictions."""
+"""Families of models in one parcel: what a template holds of them, and each person's map."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,12 @@ from conform_bids.align.numerics.data import Block
 from conform_bids.align.numerics.gaussian import GaussianFit, MapPrior, fit_gaussian, fit_map, person_information
 from conform_bids.align.numerics.kernels import SpatialBasis, smoothing_kernel, spatial_basis
 from conform_bids.align.numerics.maps import FamilyTemplate, SharedMap
-from conform_bids.align.numerics.options import AlignOptions, Setting
+from conform_bids.align.numerics.options import LARGEST_SHARE, AlignOptions, Setting
 from conform_bids.align.numerics.procrustes import procrustes, procrustes_template
 from conform_bids.align.numerics.ridge import ridge_map
 from conform_bids.align.numerics.shared_response import fit_shared_response, orthonormal_map, principal_scores
 
-__all__ = ["GAUSSIAN", "Candidate", "families_for", "fit_family", "fit_member", "start_scores"]
+__all__ = ["GAUSSIAN", "Candidate", "families_for", "family_weights", "fit_family", "fit_member", "start_scores"]
 
 Array = NDArray[np.floating]
 GAUSSIAN = ("zero", "group", "kernel")
@@ -47,11 +48,16 @@ def families_for(options: AlignOptions, setting: Setting, n_stimuli: int, spatia
     """The families of a method under a setting; without positions there is no kernel."""
     members = options.members(n_stimuli)
     kept = tuple(name for name in members if spatial or name != "kernel") or ("zero",)
-    most = max(1, int(0.8 * n_stimuli))
+    most = max(1, int(LARGEST_SHARE * n_stimuli))
     return tuple(
         Candidate(name, min(setting.dimensions.get(name, 0), most), setting.widths.get(name, 0.0) if spatial else 0.0, setting.kernel)
         for name in kept
     )
+
+
+def family_weights(candidates: Sequence[Candidate], setting: Setting) -> dict[str, float]:
+    """Weight of each family under a setting; equal ones where it says nothing."""
+    return {each.family: setting.weights.get(each.family, 1 / len(candidates)) for each in candidates}
 
 
 def start_scores(block: Block, k: int) -> NDArray[np.float64]:
@@ -95,15 +101,18 @@ def fit_member(
     coordinates: Array | None,
     options: AlignOptions,
     covered: NDArray[np.bool_],
-) -> tuple[SharedMap, Array | None]:
+) -> SharedMap:
     """Fit one new person (a block of one) to a family's template.
 
-    Returns
-    -------
-    map : SharedMap
-    left_out : (number of stimuli, n_units) array or None
-        Predictions of the person's responses, each from the person's other stimuli, before smoothing; of the stimuli that the person and
-        the template share, in order. None for methods that choose nothing by them.
+    Parameters
+    ----------
+    candidate, coordinates, options
+        As in `fit_family`.
+    template : FamilyTemplate
+    block : Block
+        Of one person.
+    covered : (n_stimuli,) bool array
+        Stimuli that somebody of the template saw.
     """
     rows = block.seen[0] & covered
     if candidate.family in GAUSSIAN:
@@ -111,14 +120,14 @@ def fit_member(
     values, scores = block.values[rows], template.scores[rows]
     if candidate.family == "anatomy":
         kernel = smoothing_kernel(coordinates, candidate.width, values.shape[1])
-        return SharedMap(None, None, kernel), scores.astype(values.dtype)
+        return SharedMap(None, None, kernel)
     if candidate.family == "procrustes":
-        return _rotation_map(*procrustes(values, scores, options.scaling)), None
+        return _rotation_map(*procrustes(values, scores, options.scaling))
     if candidate.family == "srm":
         weights = orthonormal_map(values, scores).astype(np.float32)
-        return SharedMap(weights, None, np.ascontiguousarray(weights.T)), None
+        return SharedMap(weights, None, np.ascontiguousarray(weights.T))
     decode = ridge_map(scores, values, options.alphas)
-    return SharedMap(None, None, decode, ridge_map(values, scores, options.alphas)), None
+    return SharedMap(None, None, decode, ridge_map(values, scores, options.alphas))
 
 
 def _mean_over_people(block: Block, leave: int | None = None) -> NDArray[np.float32]:
@@ -223,7 +232,7 @@ def _map_of_weights(weights: Array, precision: Array, information: Array, basis:
 
 def _gaussian_member(
     candidate: Candidate, template: FamilyTemplate, block: Block, coordinates: Array | None, rows: NDArray[np.bool_]
-) -> tuple[SharedMap, Array]:
+) -> SharedMap:
     assert template.covariances is not None and template.patterns is not None and template.map_covariance is not None
     basis, kappa, rotated = None, None, block
     if candidate.family == "kernel":
@@ -233,8 +242,7 @@ def _gaussian_member(
     factor = 1.0 if candidate.family == "zero" else 1 + 1 / template.n_people
     prior = MapPrior(template.map_covariance * factor, template.map_mean, kappa)
     known = (template.scores, template.covariances, template.patterns)
-    posterior, left_out = fit_map(known, rotated.values, rows, rotated.precision, prior)
+    posterior = fit_map(known, rotated.values, rows, rotated.precision, prior)
     information = person_information(posterior, rotated.precision)
     smoothing = smoothing_kernel(coordinates, candidate.width, rotated.values.shape[1])
-    found = _map_of_weights(posterior.weights, rotated.precision, information, basis, smoothing)
-    return found, left_out if basis is None else left_out @ basis.vectors.T
+    return _map_of_weights(posterior.weights, rotated.precision, information, basis, smoothing)

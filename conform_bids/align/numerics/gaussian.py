@@ -30,14 +30,14 @@ class MapPrior:
 
     Attributes
     ----------
-    covariance : (k, k) array
+    covariance : (k, k) float64 array
     mean : (k, n_units) array or None
         None: zero.
     kappa : (n_units,) array or None
         None: ones.
     """
 
-    covariance: Matrix
+    covariance: Array
     mean: Array | None = None
     kappa: Array | None = None
 
@@ -101,37 +101,53 @@ def stimulus_patterns(seen: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArr
     return sets[some], place[index]
 
 
-def information_of_scores(scores: Array, covariances: Matrix, patterns: NDArray[np.intp], rows: NDArray[np.bool_]) -> Matrix:
+def information_of_scores(scores: Array, covariances: Array, patterns: NDArray[np.intp], rows: NDArray[np.bool_]) -> Matrix:
     """E[S'S] over some stimuli: what they say of a map, times its noise variance."""
     chosen = np.asarray(scores[rows], dtype=np.float64)
     counts = np.bincount(patterns[rows], minlength=len(covariances))
     return chosen.T @ chosen + np.tensordot(counts, covariances, axes=1)
 
 
-def posterior_maps(cross: Array, information: Matrix, precision: Array, prior: MapPrior) -> Posterior:
-    """Posterior of the maps of one person's units, all units in one basis (k x k work but for the products).
+@dataclass(frozen=True, eq=False)
+class _Basis:
+    """Directions in which the posterior of every unit is diagonal: w = root u."""
+
+    root: Matrix
+    gains: Matrix
+    pull: Array | None
+
+
+def _basis(information: Matrix, prior: MapPrior) -> _Basis:
+    lower = np.linalg.cholesky(prior.covariance)
+    gains, vectors = np.linalg.eigh(lower.T @ information @ lower)
+    root = lower @ vectors
+    pull = None if prior.mean is None else np.linalg.inv(root).astype(prior.mean.dtype) @ prior.mean
+    return _Basis(root, np.maximum(gains, 0), pull)
+
+
+def posterior_maps(cross: Array, basis: _Basis, precision: Array, kappa: Array | None) -> Posterior:
+    """Posterior of the maps of one person's units, all in one basis: products and divisions, nothing is inverted for a unit.
 
     Parameters
     ----------
     cross : (k, n_units) array
         S'X.
-    information : (k, k) array
-        E[S'S] over the stimuli that the person saw.
+    basis : _Basis
+        Of the stimuli that the person saw, and the prior.
     precision : (n_units,) array
         1 / q; 0 leaves the prior.
-    prior : MapPrior
+    kappa : (n_units,) array or None
+        As in `MapPrior`.
     """
-    lower = np.linalg.cholesky(prior.covariance)
-    gains, vectors = np.linalg.eigh(lower.T @ information @ lower)
-    gains = np.maximum(gains, 0)
-    root = lower @ vectors
     dtype = cross.dtype
-    right = (root.T.astype(dtype) @ cross) * precision
-    inverse = np.float32(1) if prior.kappa is None else (1 / prior.kappa).astype(dtype)
-    if prior.mean is not None:
-        right += np.linalg.solve(root, np.asarray(prior.mean, dtype=np.float64)).astype(dtype) * inverse
-    spread = 1 / (inverse + gains[:, None].astype(dtype) * precision)
-    return Posterior(root.astype(dtype) @ (right * spread), spread.T, root, gains)
+    root = basis.root.astype(dtype)
+    right = root.T @ cross
+    right *= precision
+    inverse = np.ones((), dtype) if kappa is None else (1 / kappa).astype(dtype)
+    if basis.pull is not None:
+        right += basis.pull * inverse
+    spread = 1 / (inverse + basis.gains[:, None].astype(dtype) * precision)
+    return Posterior(root @ (right * spread), spread.T, basis.root, basis.gains)
 
 
 def person_information(posterior: Posterior, precision: Array) -> Matrix:
@@ -164,7 +180,7 @@ def fit_gaussian(block: Block, scores: Array, family: str, kappa: Array | None =
         raise ValueError(f"prior {family!r} needs two people or more with the same units")
     k = scores.shape[1]
     sets, patterns = stimulus_patterns(block.seen)
-    covariances = np.zeros((len(sets), k, k))
+    covariances: Matrix = np.zeros((len(sets), k, k))
     held = block.precision > 0
     share = float(np.mean(1 - 1 / np.maximum(block.precision[held], 1.0 + 1e-6))) if held.any() else 0.5
     prior = MapPrior(np.eye(k) * max(share, 0.05) / k, None, kappa)
@@ -174,17 +190,20 @@ def fit_gaussian(block: Block, scores: Array, family: str, kappa: Array | None =
         weights = np.concatenate([each.weights for each in posteriors], axis=1)
         prior = _update_prior(block, weights, posteriors, family, prior)
         information = np.stack([person_information(each, block.person_precision(i)) for i, each in enumerate(posteriors)])
-        covariances = np.linalg.inv(np.eye(k) + np.tensordot(sets.astype(np.float64), information, axes=1))
+        covariances = np.asarray(np.linalg.inv(np.eye(k) + np.tensordot(sets.astype(np.float64), information, axes=1)), dtype=np.float64)
         latent = _shared(block.values @ (weights * block.precision).T, covariances, patterns)
     return GaussianFit(latent, covariances, patterns, weights, information, prior)
 
 
 def _people(block: Block, scores: Array, covariances: Matrix, patterns: NDArray[np.intp], prior: MapPrior) -> list[Posterior]:
     cross = scores.T @ block.values
+    bases: dict[bytes, _Basis] = {}  # people who saw the same stimuli share all that does not depend on their units
     result = []
     for i in range(block.n_people):
-        known = information_of_scores(scores, covariances, patterns, block.seen[i])
-        result.append(posterior_maps(cross[:, block.edges[i] : block.edges[i + 1]], known, block.person_precision(i), prior))
+        rows = block.seen[i].tobytes()
+        if rows not in bases:
+            bases[rows] = _basis(information_of_scores(scores, covariances, patterns, block.seen[i]), prior)
+        result.append(posterior_maps(cross[:, block.edges[i] : block.edges[i + 1]], bases[rows], block.person_precision(i), prior.kappa))
     return result
 
 
@@ -219,13 +238,13 @@ def _update_prior(block: Block, weights: Array, posteriors: list[Posterior], fam
 
 
 def fit_map(
-    fit_scores: tuple[Array, Matrix, NDArray[np.intp]], responses: Array, seen: NDArray[np.bool_], precision: Array, prior: MapPrior
-) -> tuple[Posterior, Array]:
-    """Map of a new person to given shared responses, and what it predicts of each stimulus from all others of the person.
+    known: tuple[Array, Array, NDArray[np.intp]], responses: Array, seen: NDArray[np.bool_], precision: Array, prior: MapPrior
+) -> Posterior:
+    """Map of a new person to given shared responses.
 
     Parameters
     ----------
-    fit_scores : (scores, covariances, patterns)
+    known : (scores, covariances, patterns)
         Of the template's people, as in `GaussianFit`.
     responses : (n_stimuli, n_units) array
         Standardised; 0 where not seen.
@@ -234,18 +253,8 @@ def fit_map(
     precision : (n_units,) array
     prior : MapPrior
         For a new person: the covariance times 1 + 1 / people where the mean was estimated from these people.
-
-    Returns
-    -------
-    posterior : Posterior
-    left_out : (number seen, n_units) array
-        y - (y - f) / (1 - h): exact leave-one-out for fixed shared responses. The leverage h has 1 / n added for the mean that was taken
-        from the data: a held-out row of centred data is minus the sum of the others, and a fit that interpolates would seem perfect.
     """
-    scores, covariances, patterns = fit_scores
+    scores, covariances, patterns = known
     own = np.asarray(scores[seen], dtype=responses.dtype)
-    values = responses[seen]
-    posterior = posterior_maps(own.T @ values, information_of_scores(scores, covariances, patterns, seen), precision, prior)
-    fitted = own @ posterior.weights
-    leverage = np.square(own @ posterior.root.astype(own.dtype)) @ (posterior.spread.T * precision) + 1 / max(len(own), 1)
-    return posterior, values - (values - fitted) / (1 - leverage)
+    basis = _basis(information_of_scores(scores, covariances, patterns, seen), prior)
+    return posterior_maps(own.T @ responses[seen], basis, precision, prior.kappa)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["FAMILIES", "METHODS", "AlignOptions", "Setting"]
+__all__ = ["FAMILIES", "LARGEST_SHARE", "METHODS", "AlignOptions", "Setting"]
 
 METHODS = ("stack", "psrm", "srm", "procrustes", "ridge", "none")
 """Methods; `stack` is the default."""
 FAMILIES = ("anatomy", "zero", "group", "kernel")
 """Members of the stack: smoothed anatomy, and probabilistic shared responses with a zero-mean, a group-map and a spatial-kernel prior."""
+
+LARGEST_SHARE = 0.8
+"""Shared dimensions, as a share of the number of stimuli, at most."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class AlignOptions:
     families : tuple of str
         Members of the stack; leaving ``kernel`` out makes it about half as fast again.
     dimensions : tuple of int
-        Numbers of shared dimensions tried (psrm, srm, stack); at most .8 of the stimuli count.
+        Numbers of shared dimensions tried (psrm, srm, stack), each cut to .8 of the number of stimuli.
     widths : tuple of float
         Standard deviations of the smoothing of predictions tried, in multiples of the spacing of units.
     kernels : tuple of (float, float)
@@ -40,8 +43,8 @@ class AlignOptions:
         ``procrustes``: also one scale a parcel. It makes the map a similarity, and shrinks noisy people.
     z_score : bool
         Standardise each unit over the stimuli of the fit; False only makes sense for ``procrustes`` and ``srm``.
-    tuning_people, tuning_parcels : int
-        People left out in turn, and parcels used, to choose dimensions, widths and kernels.
+    tuning_parcels : int
+        Parcels used, spread over all, to choose dimensions, widths, kernel and the weights of the template's people.
     minimum_stimuli : int
         With fewer stimuli than this the stack is smoothed anatomy alone.
     seed : int
@@ -51,7 +54,7 @@ class AlignOptions:
     method: str = "stack"
     prior: str = "zero"
     families: tuple[str, ...] = FAMILIES
-    dimensions: tuple[int, ...] = (5, 10, 20, 35)
+    dimensions: tuple[int, ...] = (5, 10, 20, 35, 50)
     widths: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
     kernels: tuple[tuple[float, float], ...] = ((1.5, 0.05), (2.5, 0.05), (1.5, 0.4))
     alphas: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -59,7 +62,6 @@ class AlignOptions:
     n_iterations: int = 2
     scaling: bool = False
     z_score: bool = True
-    tuning_people: int = 2
     tuning_parcels: int = 12
     minimum_stimuli: int = 20
     seed: int = 0
@@ -82,9 +84,9 @@ class AlignOptions:
         return (self.prior,) if self.method == "psrm" else (self.method,)
 
     def candidates(self, n_stimuli: int) -> tuple[int, ...]:
-        """Numbers of dimensions that these stimuli allow; the largest that they allow where all are too many."""
-        most = max(1, int(0.8 * n_stimuli))
-        return tuple(k for k in self.dimensions if k <= most) or (most,)
+        """Numbers of dimensions to try with so many stimuli: few stimuli want as many as they allow."""
+        most = max(1, int(LARGEST_SHARE * n_stimuli))
+        return tuple(sorted({min(k, most) for k in self.dimensions}))
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ class Setting:
     kernel : (float, float)
         Spatial kernel of family ``kernel``.
     weights : dict of str to float
-        Weight of each family, pooled over parcels and over the people left out: of people of the template.
+        Weight of each family, pooled over parcels and people: of people of the template.
     scores : dict of str to float
-        Leave-one-out correlation of each candidate tried, by a readable name; empty where nothing was tried.
+        Cross-validated correlation of each candidate tried, by a readable name; empty where nothing was tried.
     """
 
     dimensions: dict[str, int] = field(default_factory=dict)

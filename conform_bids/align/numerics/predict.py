@@ -11,7 +11,7 @@ from conform_bids.align.numerics.data import PersonData
 from conform_bids.align.numerics.maps import FamilyTemplate, PersonMap, SharedMap, Template
 from conform_bids.numerics.compute import Compute, map_blocks
 
-__all__ = ["apply_map", "parcel_matrix", "predict_from_others"]
+__all__ = ["apply_map", "parcel_matrix", "predict_from_others", "shared_responses"]
 
 Array = NDArray[np.floating]
 
@@ -155,14 +155,27 @@ def _predict_parcel(
             (each.maps[index].families[name], rows, x, np.isfinite(each.standard.scale[each.parcels[index].units]))
             for each, rows, x in values
         ]
-        total += np.float32(weight) * (_shared_responses(maps, part.families[name], n_rows) @ own.families[name].decode)
+        total += np.float32(weight) * (shared_responses(maps, part.families[name], n_rows) @ own.families[name].decode)
     return total
 
 
-def _shared_responses(
+def shared_responses(
     maps: Sequence[tuple[SharedMap, NDArray[np.intp], Array, NDArray[np.bool_]]], family: FamilyTemplate, n_rows: int
 ) -> NDArray[np.float32]:
-    """Combine several people's responses in the shared space, (n_rows, k)."""
+    """Combine several people's responses in the shared space.
+
+    Parameters
+    ----------
+    maps : sequence of (SharedMap, rows, responses, usable)
+        Of each person the map, the rows that the responses are of, the standardised responses, and which units are not set aside.
+    family : FamilyTemplate
+    n_rows : int
+
+    Returns
+    -------
+    array, shape (n_rows, k)
+        0 in rows that nobody saw.
+    """
     first = maps[0][0]
     k = maps[0][2].shape[1] if first.encode is None else first.encode.shape[1]
     drive, seen = np.zeros((n_rows, k), dtype=np.float32), np.zeros((len(maps), n_rows), bool)
@@ -172,11 +185,15 @@ def _shared_responses(
         seen[i, rows] = True
         counts[rows] += usable if own.encode is None else 1
     if first.precision is None:
-        return drive / np.maximum(counts, 1)
+        mean: NDArray[np.float32] = (drive / np.maximum(counts, 1)).astype(np.float32)
+        return mean
     sets, place = np.unique(seen.T, axis=0, return_inverse=True)
     shared = np.zeros_like(drive)
     for index, members in enumerate(sets):
-        known = np.sum([own.precision for (own, _, _, _), member in zip(maps, members, strict=True) if member], axis=0)
+        known = sum(
+            (own.precision for (own, _, _, _), member in zip(maps, members, strict=True) if member and own.precision is not None),
+            np.zeros((k, k)),
+        )
         rows = place.reshape(-1) == index
         shared[rows] = np.linalg.solve(family.prior * np.eye(k) + known, drive[rows].T.astype(np.float64)).T
     return shared

@@ -47,29 +47,19 @@ def ridge_map(source: Array, target: Array, alphas: Sequence[float]) -> NDArray[
     return coefficients
 
 
-def stack_weights(grams: NDArray[np.float64], moments: NDArray[np.float64], pooling: float = 2.0) -> NDArray[np.float64]:
-    """Non-negative weights of predictions, partly pooled over parcels (stacking: Breiman, 1996).
+def stack_weights(gram: NDArray[np.float64], moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Non-negative weights of predictions by least squares (stacking: Breiman, 1996).
 
     Parameters
     ----------
-    grams : array, shape (n_parcels, n_families, n_families)
-        Sums of products of leave-one-out predictions.
-    moments : array, shape (n_parcels, n_families)
+    gram : array, shape (n_families, n_families)
+        Sums of products of predictions of what no model has seen.
+    moment : array, shape (n_families,)
         Sums of products of the predictions with what they predict.
-    pooling : float
-        A parcel's sums count once, the mean over parcels this often.
-
-    Returns
-    -------
-    array, shape (n_parcels, n_families)
     """
     from scipy.optimize import nnls
 
-    mean_gram, mean_moment = grams.mean(axis=0), moments.mean(axis=0)
-    weights = np.zeros(moments.shape)
-    for index, (gram, moment) in enumerate(zip(grams, moments, strict=True)):
-        total = gram + pooling * mean_gram
-        total = total + np.eye(len(total)) * max(1e-9 * float(np.trace(total)), np.finfo(float).tiny)
-        lower = np.linalg.cholesky(total)
-        weights[index] = nnls(lower.T, np.linalg.solve(lower, moment + pooling * mean_moment))[0]
+    regular = gram + np.eye(len(gram)) * max(1e-9 * float(np.trace(gram)), np.finfo(float).tiny)
+    lower = np.linalg.cholesky(regular)
+    weights: NDArray[np.float64] = nnls(lower.T, np.linalg.solve(lower, moment))[0]
     return weights

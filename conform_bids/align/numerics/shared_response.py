@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_shared_response", "orthonormal_map", "principal_scores", "score_dimensions"]
+__all__ = ["fit_shared_response", "orthonormal_map", "principal_scores"]
 
 Array = NDArray[np.floating]
 
@@ -81,34 +81,3 @@ def fit_shared_response(
         weights = [orthonormal_map(person, scores) for person in people]
         scores = np.sum([person @ w for person, w in zip(people, weights, strict=True)], axis=0) / counts
     return scores, weights
-
-
-def score_dimensions(
-    people: Sequence[Array], seen: NDArray[np.bool_], k: int, folds: Sequence[NDArray[np.intp]], n_sweeps: int = 15
-) -> NDArray[np.float64]:
-    """Correlation of each unit with its prediction from the other people, over stimuli that no map has seen.
-
-    Parameters
-    ----------
-    people, seen, k, n_sweeps
-        As in `fit_shared_response`.
-    folds : sequence of int arrays
-        Stimuli left out together.
-
-    Returns
-    -------
-    array, shape (total units,)
-        People one after the other; NaN for units without variance.
-    """
-    from conform_bids.numerics.scores import correlate_columns
-
-    predicted = [np.zeros(person.shape) for person in people]
-    for fold in folds:
-        kept = np.setdiff1d(np.arange(seen.shape[1]), fold)
-        _, weights = fit_shared_response([person[kept] for person in people], seen[:, kept], k, n_sweeps)
-        projected = [person[fold] @ w for person, w in zip(people, weights, strict=True)]
-        total, counts = np.sum(projected, axis=0), seen[:, fold].sum(axis=0)
-        for i, w in enumerate(weights):
-            others = np.maximum(counts - seen[i, fold], 1)[:, None]
-            predicted[i][fold] = ((total - projected[i]) / others) @ w.T
-    return np.concatenate([correlate_columns(x[rows], p[rows]) for x, p, rows in zip(people, predicted, seen, strict=True)])

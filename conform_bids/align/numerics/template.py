@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform_bids.align.numerics.data import Parcel, PersonData, parcel_block, standardise, unit_spacing
-from conform_bids.align.numerics.families import Candidate, families_for, fit_family, fit_member
-from conform_bids.align.numerics.kernels import smoothing_kernel
+from conform_bids.align.numerics.families import GAUSSIAN, families_for, family_weights, fit_family, fit_member, start_scores
 from conform_bids.align.numerics.maps import FamilyTemplate, ParcelMap, ParcelTemplate, PersonMap, SharedMap, Template
 from conform_bids.align.numerics.options import AlignOptions, Setting
-from conform_bids.align.numerics.ridge import stack_weights
-from conform_bids.align.numerics.tuning import choose_setting, parcel_positions, stack_moments
+from conform_bids.align.numerics.tuning import choose_setting, parcel_positions
 from conform_bids.numerics.compute import Compute, map_blocks
 
 __all__ = ["check_people", "fit_person", "fit_template"]
@@ -52,7 +50,7 @@ def fit_template(
         Positions of the units, such that near means near on the cortex; hemispheres and structures far apart. Without them nothing is
         smoothed, and the family with the spatial kernel is left out.
     setting : Setting, optional
-        Dimensions, widths and weights, where they are known; by default they are chosen on people left out in turn
+        Dimensions, widths and weights, where they are known; by default they are chosen by cross-validation over stimuli
         (`choose_setting`).
 
     Returns
@@ -80,14 +78,16 @@ def fit_template(
         place = parcel_positions(coordinates, parcels[index], spacing)
         families: dict[str, FamilyTemplate] = {}
         maps: list[dict[str, SharedMap]] = [{} for _ in people]
+        gaussian = [each.dimensions for each in candidates if each.family in GAUSSIAN]
+        start = start_scores(block, max(gaussian)) if gaussian else None
         for candidate in candidates:
-            families[candidate.family], found = fit_family(candidate, block, place, options)
+            families[candidate.family], found = fit_family(candidate, block, place, options, start)
             for person_maps, each in zip(maps, found, strict=True):
                 person_maps[candidate.family] = each
         return ParcelTemplate(families, place), maps
 
     results = map_blocks(fit, range(len(parcels)), compute)
-    weights = {each.family: chosen.weights.get(each.family, 1 / len(candidates)) for each in candidates}
+    weights = family_weights(candidates, chosen)
     members = tuple(
         PersonMap(
             standards[i],
@@ -116,7 +116,7 @@ def fit_person(person: PersonData, template: Template, compute: Compute = Comput
     Returns
     -------
     PersonMap
-        For method ``stack`` with weights of the person's own: by leave-one-out over the stimuli, partly pooled over parcels.
+        Families are weighted as the template's people are.
 
     Raises
     ------
@@ -130,34 +130,18 @@ def fit_person(person: PersonData, template: Template, compute: Compute = Comput
     spatial = template.parts[0].coordinates is not None
     candidates = families_for(options, template.setting, template.n_stimuli, spatial)
 
-    def fit(index: int) -> tuple[dict[str, SharedMap], NDArray[np.float64], NDArray[np.float64]]:
+    weights = family_weights(candidates, template.setting)
+
+    def fit(index: int) -> ParcelMap:
         part = template.parts[index]
         block = parcel_block([person], [standard], [parcels[index]], template.n_stimuli)
-        maps: dict[str, SharedMap] = {}
-        predictions = []
-        for candidate in candidates:
-            family = part.families[candidate.family]
-            maps[candidate.family], left_out = fit_member(candidate, family, block, part.coordinates, options, template.covered)
-            if left_out is not None:
-                predictions.append(left_out @ smoothing_kernel(part.coordinates, candidate.width, left_out.shape[1]))
-        if len(candidates) == 1:
-            return maps, np.zeros((1, 1)), np.zeros(1)
-        observed = block.values[block.seen[0] & template.covered]
-        return maps, *stack_moments(predictions, observed, np.asarray(parcels[index].weights))
+        maps = {
+            each.family: fit_member(each, part.families[each.family], block, part.coordinates, options, template.covered)
+            for each in candidates
+        }
+        return ParcelMap(maps, weights)
 
-    results = map_blocks(fit, range(len(parcels)), compute)
-    weights = _person_weights(candidates, results)
-    found = tuple(ParcelMap(maps, each) for (maps, _, _), each in zip(results, weights, strict=True))
-    return PersonMap(standard, tuple(parcels), found)
-
-
-def _person_weights(
-    candidates: Sequence[Candidate], results: Sequence[tuple[dict[str, SharedMap], NDArray[np.float64], NDArray[np.float64]]]
-) -> list[dict[str, float]]:
-    if len(candidates) == 1:
-        return [{candidates[0].family: 1.0}] * len(results)
-    weights = stack_weights(np.stack([gram for _, gram, _ in results]), np.stack([moment for _, _, moment in results]))
-    return [{each.family: float(value) for each, value in zip(candidates, row, strict=True)} for row in weights]
+    return PersonMap(standard, tuple(parcels), tuple(map_blocks(fit, range(len(parcels)), compute)))
 
 
 def check_people(people: Sequence[PersonData], parcels: Sequence[Parcel], options: AlignOptions) -> int:

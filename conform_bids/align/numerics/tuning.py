@@ -1,4 +1,4 @@
-"""Dimensions, smoothing, kernel and weights, chosen on people left out in turn, from the stimuli of the fit alone."""
+"""Dimensions, smoothing, kernel and weights, chosen by cross-validation over the stimuli of the fit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform_bids.align.numerics.data import Block, Parcel, PersonData, Standard, parcel_block, unit_spacing
-from conform_bids.align.numerics.families import GAUSSIAN, Candidate, fit_family, fit_member, start_scores
+from conform_bids.align.numerics.families import GAUSSIAN, Candidate, fit_family, start_scores
 from conform_bids.align.numerics.kernels import smoothing_kernel
-from conform_bids.align.numerics.options import AlignOptions, Setting
+from conform_bids.align.numerics.options import LARGEST_SHARE, AlignOptions, Setting
+from conform_bids.align.numerics.predict import shared_responses
 from conform_bids.align.numerics.ridge import stack_weights
-from conform_bids.align.numerics.shared_response import score_dimensions
 from conform_bids.numerics.compute import Compute, map_blocks
 from conform_bids.numerics.scores import correlate_columns
 
-__all__ = ["choose_setting", "parcel_positions", "stack_moments"]
+__all__ = ["choose_setting", "parcel_positions"]
 
 Array = NDArray[np.floating]
-N_FOLDS = 3
+FOLDS, FOLDS_OF_FEW, FEW_STIMULI = 3, 5, 60
+"""Folds of stimuli; more of them where stimuli are few."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ def parcel_positions(coordinates: Array | None, parcel: Parcel, spacing: float) 
     return None if coordinates is None else np.asarray(coordinates[parcel.units], dtype=np.float64) / spacing
 
 
-def stack_moments(
+def _moments(
     predictions: Sequence[Array], observed: Array, unit_weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of products of predictions, (n, n), and with what they predict, (n,), over stimuli and weighted units."""
@@ -56,9 +57,11 @@ def choose_setting(
 ) -> Setting:
     """Choose what a method leaves open.
 
-    Some people are left out in turn; the others' template predicts each of their responses to a stimulus from their other stimuli (exact
-    leave-one-out), and the candidate with the highest correlation, pooled over some parcels, is taken. The weights of the stack are by
-    least squares on the same predictions.
+    Folds of stimuli are left out in turn: all people are fitted on the rest, and each person's own responses to the fold are predicted from
+    the other people's. The candidate with the highest correlation, pooled over people and some parcels, is taken; the weights of the stack
+    are by least squares on the same predictions. (Leave-one-out over stimuli with the shared responses held fixed would be cheaper, but
+    with few stimuli these are nearly a basis of all stimuli, a held-out one is nearly orthogonal to the rest, and it chose too few
+    dimensions.)
 
     Parameters
     ----------
@@ -84,71 +87,45 @@ def choose_setting(
 
     chosen = np.unique(np.linspace(0, len(parcels) - 1, min(options.tuning_parcels, len(parcels))).round().astype(int))
     parts = [gather(int(index)) for index in chosen]
-    if members[0] == "srm":
-        return _choose_shared_dimensions(parts, options, n_stimuli, compute)
-    left_out = _people_to_leave_out(parts, options.tuning_people)
+    folds = _folds(n_stimuli, options)
     setting = Setting()
     for name in members:
-        setting = _choose_family(name, parts, left_out, options, setting, n_stimuli, compute)
-    return replace(setting, weights=_pooled_weights(members, parts, left_out, options, setting, compute))
+        setting = _choose_family(name, parts, folds, options, setting, n_stimuli, compute)
+    return replace(setting, weights=_pooled_weights(members, parts, folds, options, setting, compute))
 
 
-def _people_to_leave_out(parts: Sequence[_Part], count: int) -> list[int]:
-    """People spread evenly over the range of likeness to the rest: an order that depends on the data alone."""
-    n_people = parts[0].block.n_people
-    likeness = np.zeros(n_people)
-    for part in parts:
-        if len(set(np.diff(part.block.edges))) > 1:
-            grams = [part.block.person(i) @ part.block.person(i).T for i in range(n_people)]
-            likeness += [float((gram * np.sum(grams, axis=0)).sum()) / max(float(np.linalg.norm(gram)), 1e-9) for gram in grams]
-            continue
-        grid = part.block.grid()
-        total = grid.sum(axis=1)
-        likeness += [float((grid[:, i] * (total - grid[:, i])).sum()) for i in range(n_people)]
-    order = np.argsort(likeness, kind="stable")
-    places = (np.arange(min(count, n_people)) + 0.5) / min(count, n_people) * n_people
-    return [int(order[int(place)]) for place in places]
-
-
-def _choose_shared_dimensions(parts: Sequence[_Part], options: AlignOptions, n_stimuli: int, compute: Compute) -> Setting:
+def _folds(n_stimuli: int, options: AlignOptions) -> list[NDArray[np.intp]]:
+    """Stimuli left out together; few stimuli are left out in smaller parts."""
+    count = min(FOLDS_OF_FEW if n_stimuli < FEW_STIMULI else FOLDS, n_stimuli)
     order = np.random.default_rng(options.seed).permutation(n_stimuli)
-    folds = [order[start::N_FOLDS] for start in range(N_FOLDS)]
-    smallest = min(int(np.diff(part.block.edges).min()) for part in parts)
-    scores = {}
-    for k in options.candidates(n_stimuli * (N_FOLDS - 1) // N_FOLDS):
-        if k > smallest:
-            continue
-
-        def score(part: _Part, k: int = k) -> float:
-            people = [part.block.person(i) for i in range(part.block.n_people)]
-            return float(np.nanmean(score_dimensions(people, part.block.seen, k, folds, options.n_sweeps)))
-
-        scores[k] = float(np.mean(map_blocks(score, parts, compute)))
-    best = max(scores, key=lambda k: scores[k]) if scores else smallest
-    return Setting({"srm": best}, weights={"srm": 1.0}, scores={f"srm, {k} dimensions": value for k, value in scores.items()})
+    return [np.sort(order[start::count]) for start in range(count)]
 
 
 def _choose_family(
-    name: str, parts: Sequence[_Part], left_out: Sequence[int], options: AlignOptions, setting: Setting, n_stimuli: int, compute: Compute
+    name: str,
+    parts: Sequence[_Part],
+    folds: Sequence[NDArray[np.intp]],
+    options: AlignOptions,
+    setting: Setting,
+    n_stimuli: int,
+    compute: Compute,
 ) -> Setting:
     """Dimensions and width of one family; for the kernel first these, then the kernel."""
-    ks = options.candidates(n_stimuli) if name in GAUSSIAN else (0,)
+    ks = options.candidates(n_stimuli) if name in GAUSSIAN or name == "srm" else (0,)
     kernels = options.kernels if name == "kernel" else ((0.0, 0.0),)
     middle = kernels[len(kernels) // 2]
-    candidates = [Candidate(name, k, 0.0, middle) for k in ks]
-    found = _score_candidates(candidates, parts, left_out, options, compute)
+    found = _score_candidates([Candidate(name, k, 0.0, middle) for k in ks], parts, folds, options, compute)
     if len(kernels) > 1:
         best = max(found, key=lambda each: found[each])
         others = [Candidate(name, best.dimensions, 0.0, kernel) for kernel in kernels if kernel != middle]
-        found |= _score_candidates(others, parts, left_out, options, compute)
+        found |= _score_candidates(others, parts, folds, options, compute)
     best = max(found, key=lambda each: found[each])
-    described = {_describe(each): value for each, value in found.items()}
     return replace(
         setting,
         dimensions=setting.dimensions | ({name: best.dimensions} if best.dimensions else {}),
         widths=setting.widths | {name: best.width},
         kernel=best.kernel if name == "kernel" else setting.kernel,
-        scores=setting.scores | described,
+        scores=setting.scores | {_describe(each): value for each, value in found.items()},
     )
 
 
@@ -162,24 +139,26 @@ def _describe(candidate: Candidate) -> str:
 
 
 def _score_candidates(
-    candidates: Sequence[Candidate], parts: Sequence[_Part], left_out: Sequence[int], options: AlignOptions, compute: Compute
+    candidates: Sequence[Candidate], parts: Sequence[_Part], folds: Sequence[NDArray[np.intp]], options: AlignOptions, compute: Compute
 ) -> dict[Candidate, float]:
     """Mean correlation of each candidate at each width."""
-    spatial = parts[0].coordinates is not None
-    widths = options.widths if spatial else (0.0,)
+    smoothed = parts[0].coordinates is not None and candidates[0].family != "srm"
+    widths = options.widths if smoothed else (0.0,)
 
-    def score(job: tuple[_Part, int]) -> NDArray[np.float64]:
-        part, person = job
+    def score(part: _Part) -> NDArray[np.float64]:
         rows = np.zeros((len(candidates), len(widths)))
-        predictions, observed = _left_out_predictions(candidates, part, person, options)
-        for i, predicted in enumerate(predictions):
+        predictions, observed = _held_out_predictions(candidates, part, folds, options)
+        for i, people in enumerate(predictions):
             for j, width in enumerate(widths):
-                smooth = predicted @ smoothing_kernel(part.coordinates, width, predicted.shape[1])
-                rows[i, j] = _mean_correlation(smooth, observed, part)
+                kernel = smoothing_kernel(part.coordinates, width, len(part.weights)) if width > 0 else None
+                found = [
+                    _mean_correlation(each if kernel is None else each @ kernel, own, part)
+                    for each, own in zip(people, observed, strict=True)
+                ]
+                rows[i, j] = np.mean(found)
         return rows
 
-    jobs = [(part, person) for part in parts for person in left_out]
-    mean = np.mean(map_blocks(score, jobs, compute), axis=0)
+    mean = np.mean(map_blocks(score, parts, compute), axis=0)
     return {replace(each, width=width): float(mean[i, j]) for i, each in enumerate(candidates) for j, width in enumerate(widths)}
 
 
@@ -190,42 +169,74 @@ def _mean_correlation(predicted: Array, observed: Array, part: _Part) -> float:
     return float(np.average(correlation[known], weights=weights[known])) if known.any() else 0.0
 
 
-def _left_out_predictions(candidates: Sequence[Candidate], part: _Part, person: int, options: AlignOptions) -> tuple[list[Array], Array]:
-    """Leave-one-out predictions of one person by templates of the others, and what was measured."""
-    others = part.block.select([i for i in range(part.block.n_people) if i != person])
-    own = part.block.select([person])
-    covered = others.seen.any(axis=0)
-    start = None
-    if any(each.family in GAUSSIAN for each in candidates):
-        start = start_scores(others, max(each.dimensions for each in candidates))
-    predictions: list[Array] = []
-    for candidate in candidates:
-        # one other person alone has no mean map to deviate from: the zero-mean prior stands in
-        usable = replace(candidate, family="zero") if others.n_people < 2 and candidate.family in GAUSSIAN else candidate
-        template, _ = fit_family(replace(usable, width=0.0), others, part.coordinates, options, start)
-        left_out = fit_member(replace(usable, width=0.0), template, own, part.coordinates, options, covered)[1]
-        assert left_out is not None
-        predictions.append(left_out)
-    return predictions, own.values[own.seen[0] & covered]
+def _fold_block(block: Block, kept: NDArray[np.intp]) -> tuple[Block, Array]:
+    """The stimuli kept, and all responses, both centred on the kept: centred on all, the kept would tell the sum of the left out."""
+    centred = np.zeros_like(block.values)
+    for i in range(block.n_people):
+        columns = slice(block.edges[i], block.edges[i + 1])
+        rows = block.seen[i, kept]
+        mean = block.values[kept[rows], columns].mean(axis=0) if rows.any() else 0
+        centred[:, columns] = (block.values[:, columns] - mean) * block.seen[i][:, None]
+    return Block(centred[kept], block.seen[:, kept], block.precision, block.edges), centred
+
+
+def _held_out_predictions(
+    candidates: Sequence[Candidate], part: _Part, folds: Sequence[NDArray[np.intp]], options: AlignOptions
+) -> tuple[list[list[Array]], list[Array]]:
+    """Predictions, a candidate and a person, of stimuli that no map has seen, and what was measured; (stimuli, units) each."""
+    block = part.block
+    everybody = range(block.n_people)
+    predicted = [[np.zeros_like(block.person(i)) for i in everybody] for _ in candidates]
+    known = np.zeros(block.seen.shape, bool)
+    for fold in folds:
+        kept = np.setdiff1d(np.arange(block.seen.shape[1]), fold)
+        training, centred = _fold_block(block, kept)
+        most = max(1, int(LARGEST_SHARE * len(kept)))
+        start = start_scores(training, min(most, max(each.dimensions for each in candidates))) if candidates[0].dimensions else None
+        for c, candidate in enumerate(candidates):
+            reduced = replace(candidate, dimensions=min(candidate.dimensions, most), width=0.0)
+            template, maps = fit_family(reduced, training, part.coordinates, options, start)
+            for i in everybody:
+                others = [j for j in everybody if j != i and block.seen[j, fold].any()]
+                given = [
+                    (
+                        maps[j],
+                        np.flatnonzero(block.seen[j, fold]),
+                        centred[fold[block.seen[j, fold]], block.edges[j] : block.edges[j + 1]],
+                        block.person_precision(j) > 0,
+                    )
+                    for j in others
+                ]
+                if given:
+                    predicted[c][i][fold] = shared_responses(given, template, len(fold)) @ maps[i].decode
+        for i in everybody:
+            known[i, fold] = block.seen[i, fold] & np.delete(block.seen[:, fold], i, axis=0).any(axis=0)
+    return [[people[i][known[i]] for i in everybody] for people in predicted], [block.person(i)[known[i]] for i in everybody]
 
 
 def _pooled_weights(
-    members: Sequence[str], parts: Sequence[_Part], left_out: Sequence[int], options: AlignOptions, setting: Setting, compute: Compute
+    members: Sequence[str],
+    parts: Sequence[_Part],
+    folds: Sequence[NDArray[np.intp]],
+    options: AlignOptions,
+    setting: Setting,
+    compute: Compute,
 ) -> dict[str, float]:
     if len(members) == 1:
         return {members[0]: 1.0}
     candidates = [Candidate(name, setting.dimensions.get(name, 0), setting.widths[name], setting.kernel) for name in members]
 
-    def moments(job: tuple[_Part, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        part, person = job
-        predictions, observed = _left_out_predictions(candidates, part, person, options)
-        smooth = [
-            each @ smoothing_kernel(part.coordinates, candidate.width, each.shape[1])
-            for each, candidate in zip(predictions, candidates, strict=True)
-        ]
-        return stack_moments(smooth, observed, part.weights)
+    def moments(part: _Part) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        kernels = [smoothing_kernel(part.coordinates, each.width, len(part.weights)) for each in candidates]
+        single = [_held_out_predictions([each], part, folds, options) for each in candidates]
+        gram, moment = np.zeros((len(members), len(members))), np.zeros(len(members))
+        for i, observed in enumerate(single[0][1]):
+            smooth = [people[0][i] @ kernel for (people, _), kernel in zip(single, kernels, strict=True)]
+            more = _moments(smooth, observed, part.weights)
+            gram, moment = gram + more[0], moment + more[1]
+        return gram, moment
 
-    found = map_blocks(moments, [(part, person) for part in parts for person in left_out], compute)
+    found = map_blocks(moments, parts, compute)
     gram, moment = np.sum([each for each, _ in found], axis=0), np.sum([each for _, each in found], axis=0)
-    weights = stack_weights(gram[None], moment[None])[0]
+    weights = stack_weights(gram, moment)
     return {name: float(value) for name, value in zip(members, weights, strict=True)}
