@@ -247,6 +247,7 @@ def _summary(plan: Plan, loaded: LoadedBetas, result: EngineResult) -> dict[str,
     split = loaded.conditions["split"]
     outcomes = [record.status for record in result.parcels]
     return {
+        "method": plan.settings.method,
         "n_units": len(loaded.parcel),
         "n_units_by_status": {name: int((result.status == code).sum()) for code, name in enumerate(STATUS)},
         "n_trials": len(loaded.trials),

@@ -1,15 +1,19 @@
-"""Figures of a fit: maps before and after denoising, and how parcels fared."""
+"""Figures of a fit: maps before and after denoising, and how parcels were fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from conform_bids.bids.names import relative_path
 from conform_bids.bids.spaces import Space
+from conform_bids.bids.tables import read_tsv
+from conform_bids.psn.report.curves import plot_calibration, plot_likelihoods, plot_reliability, plot_spectra
 from conform_bids.report import figures as draw
 
 __all__ = ["draw_figures"]
@@ -66,4 +70,29 @@ def draw_figures(folder: Path, space: Space, entities: Mapping[str, str], output
         samples = {"before": before, "after, cross-fitted": after}
         path = at(".svg", "bold", desc="ceilings")
         figures.append(draw.plot_distributions(samples, path, xlabel="Noise ceiling (%)", limits=(0.0, 100.0)))
+    return [*figures, *_draw_curves(folder, lambda desc: at(".svg", "bold", desc=desc))]
+
+
+def _draw_curves(folder: Path, at: Callable[[str], Path]) -> list[Path]:
+    """Plots of how parcels were fitted; those that a method has no numbers for are left out."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    spectrum, parcels = (read_tsv(folder / name, quoted=False) for name in ("spectrum.tsv", "parcels.tsv"))
+    with np.load(folder / "curves.npz", allow_pickle=False) as archive:
+        kept = {name: archive[name] for name in archive.files}
+    curves = {
+        name: values
+        for name, values in kept.items()
+        if name.startswith("curve_") and (np.isfinite(values).all(axis=0) & (values[0] > 0)).any()
+    }
+    noise, data = ([kept[name] for name in kept if name.startswith(f"{kind}_likelihood_")] for kind in ("noise", "data"))
+    figures = []
+    if len(spectrum):
+        figures.append(plot_spectra(spectrum, at("spectra")))
+    if curves:
+        figures.append(plot_calibration(curves, summary["method"], at("calibration")))
+    if noise and data:
+        figures.append(plot_likelihoods(noise, data, at("likelihood")))
+    if parcels["reliability_before"].notna().any():
+        columns = ["reliability_before", "reliability_after", "reliability_in_sample"]
+        figures.append(plot_reliability(parcels, pd.DataFrame(summary["null"], columns=columns), at("reliability")))
     return figures

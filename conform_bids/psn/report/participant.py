@@ -24,9 +24,29 @@ _FIGURES = {
         "The same of denoised responses, each from a denoiser that never saw its condition. The colours are those of the map before.",
     ),
     ("", "ceilings"): ("Noise ceilings over units", "After should lie to the right of before; where it does not, denoising does not help."),
+    ("", "reliability"): (
+        "Reliability, cross-fitted, and its null",
+        "Odd-even correlation over conditions, median over the units of each parcel; after: by denoisers that never saw the condition. At "
+        "the right the repeats of some parcels are shuffled, so that nothing repeats: what is cross-fitted has to lie at 0, and what is "
+        "not shows how much a denoiser makes up when it has seen the condition.",
+    ),
     ("ncsnr", "psn"): ("Signal-to-noise ratio", "Standard deviation of the signal over that of a single trial's noise."),
     ("cvgain", "psn"): ("Cross-validated gain", "Share of the variance of held-out trials of unseen conditions that is predicted."),
     ("dimensions", "psn"): ("Dimensions", "Dimensions that pass the denoiser: their number, or its trace."),
+    ("", "spectra"): (
+        "Spectra",
+        "Along each parcel's dimensions, leading first: variance of signal and of a single trial's noise, relative to all signal variance "
+        "of the parcel, and how much of the dimension passes the denoiser. Medians over parcels, with quartiles.",
+    ),
+    ("", "calibration"): (
+        "How strongly to denoise",
+        "Line a parcel: what denoised responses predict of responses whose noise they have not seen, at each strength; a dot is the best. "
+        "At 0 they predict no better than the mean response.",
+    ),
+    ("", "likelihood"): (
+        "Shrinkage of the covariances",
+        "Line a parcel: likelihood of held-out trials when the covariance is shrunk towards its diagonal; the lowest point is used.",
+    ),
     ("status", "psn"): ("What became of units", "Units outside of parcels, or set aside, have no denoised response."),
 }
 _PARCEL_COLUMNS = {
