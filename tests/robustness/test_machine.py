@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -250,18 +251,23 @@ def python_for_all(as_nobody: list[str], env: dict[str, str], folder: Path, repo
     return pytest.skip("Python or the checkout is closed to other users")
 
 
-def test_no_home_no_user_no_network(make: SimpleNamespace, run_glm: Any, tmp_path: Path, repository: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that all users reach. Not pytest's: each session that starts beside this one closes the folder above to others again."""
+    with tempfile.TemporaryDirectory(prefix="conform-open-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_no_home_no_user_no_network(make: SimpleNamespace, run_glm: Any, open_folder: Path, repository: Path) -> None:
     """As containers run it: a uid without passwd entry, a read-only home, an input that cannot be written; every socket is refused."""
     as_nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root may become another user")
     if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0:
         as_nobody = ["unshare", "-n", *as_nobody]
-    for folder in (tmp_path, *tmp_path.parents):
-        if "pytest-of-" in str(folder):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    tiny = make.dataset(tmp_path / "ds", ("01",))
-    scratch, home, guard = tmp_path / "scratch", tmp_path / "home", tmp_path / "guard"
+    tiny = make.dataset(open_folder / "ds", ("01",))
+    scratch, home, guard = open_folder / "scratch", open_folder / "home", open_folder / "guard"
     for folder in (scratch, home, guard):
         folder.mkdir()
     os.chown(scratch, 54321, 54321)
