@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.numerics.compute import Compute
+from conform_bids.errors import UnusableInputError, UsageError
+from conform_bids.numerics.compute import Compute, limit_threads, map_blocks
 from conform_bids.psn.numerics.engine_data import (
     LARGE_OUTPUTS,
     METHODS,
@@ -18,6 +19,10 @@ from conform_bids.psn.numerics.engine_data import (
     StoreParcel,
     TrialSet,
 )
+from conform_bids.psn.numerics.engine_outputs import BLOCK, Outputs, sort_trials
+from conform_bids.psn.numerics.engine_parcel import Brain, Outcome, denoise_parcel
+from conform_bids.psn.numerics.sessions import repeats_within_sessions
+from conform_bids.psn.numerics.trials import split_conditions
 
 __all__ = [
     "LARGE_OUTPUTS",
@@ -34,6 +39,9 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.intp]
+MIN_CONDITIONS = 3
+SUSPICIOUS = 0.5
+"""Share of repeated conditions whose trials lie in one session, above which there is a warning."""
 
 
 def denoise_parcels(
@@ -84,4 +92,131 @@ def denoise_parcels(
     UnusableInputError
         If no condition repeats, there are fewer than 3 train conditions, or no parcel holds a unit that varies.
     """
-    raise NotImplementedError
+    _check_shapes(betas, trials, parcel, options, scale, groups)
+    _require_repeats(trials)
+    outputs = Outputs.make(len(betas), trials, options, allocate, scale)
+    fold_of = _folds(trials, options)
+    brain = Brain(betas, sort_trials(trials), fold_of, outputs, options, groups if options.threshold_level == "group" else None, store)
+    _leave_outside(brain, np.flatnonzero(parcel < 0))
+    outcomes = _denoise_all(brain, parcel, compute)
+    _require_fits(outcomes)
+    return EngineResult(
+        arrays=outputs.arrays,
+        maps=outputs.maps,
+        mean=outputs.mean,
+        sd=outputs.sd,
+        session_mean=outputs.session_mean,
+        session_sd=outputs.session_sd,
+        sessions=np.unique(trials.session).astype(np.intp),
+        fold=fold_of,
+        n_trials=np.bincount(trials.condition, minlength=trials.n_conditions),
+        parcels=tuple(outcome.record for outcome in outcomes),
+        null=tuple(outcome.null for outcome in outcomes if outcome.null is not None),
+        status=outputs.status,
+        notes=tuple(_notes(trials, options, outcomes, outputs.status)),
+    )
+
+
+def _check_shapes(
+    betas: npt.NDArray[np.float32],
+    trials: TrialSet,
+    parcel: IntArray,
+    options: EngineOptions,
+    scale: npt.NDArray[np.floating] | None,
+    groups: IntArray | None,
+) -> None:
+    if betas.ndim != 2 or betas.shape[1] != trials.n_trials:
+        raise ValueError(f"betas of {trials.n_trials} trials need a column each, got shape {betas.shape}")
+    for name, values in (("parcel", parcel), ("scale", scale), ("groups", groups)):
+        if values is not None and np.shape(values) != (len(betas),):
+            raise ValueError(f"{name}: one value for each of {len(betas)} units, got shape {np.shape(values)}")
+    if (parcel < -1).any():
+        raise ValueError("parcels are numbered from 0; -1 is outside of all")
+    if options.threshold_level == "group" and groups is None:
+        raise UsageError("threshold level group needs the group of each unit")
+
+
+def _require_repeats(trials: TrialSet) -> None:
+    counts = np.bincount(trials.condition[trials.train], minlength=trials.n_conditions)
+    if not (counts > 1).any():
+        raise UnusableInputError("no train condition repeats: nothing tells signal from noise")
+    if (counts > 0).sum() < MIN_CONDITIONS:
+        raise UnusableInputError(f"signal and noise need at least {MIN_CONDITIONS} train conditions; there are {(counts > 0).sum()}")
+
+
+def _folds(trials: TrialSet, options: EngineOptions) -> IntArray:
+    """Fold of each train condition, the same in all parcels; -1 for test conditions."""
+    fold_of = np.full(trials.n_conditions, -1, dtype=np.intp)
+    members = np.flatnonzero(trials.train_conditions)
+    counts = np.bincount(trials.condition, minlength=trials.n_conditions)[members]
+    for index, fold in enumerate(split_conditions(counts, options.n_folds, options.seed)):
+        fold_of[members[fold]] = index
+    return fold_of
+
+
+def _leave_outside(brain: Brain, units: IntArray) -> None:
+    """Write units that no parcel holds."""
+    for start in range(0, len(units), BLOCK):
+        prepared = brain.outputs.prepare(brain.betas, brain.ordered, units[start : start + BLOCK])
+        passed = brain.options.outside == "pass"
+        values = prepared.means if passed else np.full_like(prepared.means, np.nan)
+        brain.outputs.write_denoised(prepared, values, values)
+        if passed and brain.options.crossfit:
+            brain.outputs.maps["noise_ceiling_after"][prepared.units] = brain.outputs.maps["noise_ceiling_before"][prepared.units]
+
+
+def _denoise_all(brain: Brain, parcel: IntArray, compute: Compute) -> list[Outcome]:
+    """Outcomes in ascending order of labels. Large parcels have all threads, one after the other; threads share the others."""
+    order = np.argsort(parcel, kind="stable")[int((parcel < 0).sum()) :]
+    labels, starts = np.unique(parcel[order], return_index=True)
+    members = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True)) if len(labels) else {}
+    number = min(brain.options.null_parcels, len(labels))
+    null = set(labels[np.round(np.linspace(0, len(labels) - 1, number)).astype(int)].tolist()) if number else set()
+
+    def denoise(label: int) -> tuple[int, Outcome]:
+        return label, denoise_parcel(brain, label, members[label], with_null=label in null)
+
+    large = [label for label, units in members.items() if len(units) > brain.options.dual_above]
+    # the longest first: no thread is left with one at the end
+    small = sorted(set(members) - set(large), key=lambda label: (-len(members[label]), label))
+    with limit_threads(compute.n_threads):
+        done = [denoise(label) for label in large]
+    with limit_threads(1):  # one thread or several, products are added up in the same order
+        done += map_blocks(denoise, small, compute)
+    return [outcome for _, outcome in sorted(done, key=lambda pair: pair[0])]
+
+
+def _require_fits(outcomes: list[Outcome]) -> None:
+    """Refuse data of which no parcel could be fitted."""
+    tried = [outcome for outcome in outcomes if outcome.record.status != "empty"]
+    if not tried:
+        raise UnusableInputError("no parcel holds a unit that varies over the train trials")
+    if all(outcome.failure for outcome in tried):
+        raise UnusableInputError(tried[0].failure)
+
+
+def _notes(trials: TrialSet, options: EngineOptions, outcomes: list[Outcome], status: npt.NDArray[np.uint8]) -> list[str]:
+    notes = []
+    within = repeats_within_sessions(trials)
+    if within > SUSPICIOUS:
+        taken = (
+            "their means are taken out by z-scoring" if options.session_zscore else "z-scoring within sessions would take their means out"
+        )
+        notes.append(
+            f"{within:.0%} of the repeated conditions have all their trials in one session, so that differences between sessions look like "
+            f"signal; {taken}"
+        )
+    records = [outcome.record for outcome in outcomes]
+    told = (
+        (sum(record.status == "passed" for record in records), "are passed through as trial averages"),
+        (sum(record.status == "zeroed" for record in records), "are set to the mean response"),
+        (sum(record.status == "empty" for record in records), "hold no unit that varies"),
+        (sum(record.method.endswith("(dual)") for record in records), f"have more than {options.dual_above} units: the dual form is used"),
+    )
+    notes += [f"{count} of {len(records)} parcels {what}" for count, what in told if count]
+    for reason in dict.fromkeys(outcome.failure for outcome in outcomes if outcome.failure):
+        notes.append(f"{sum(outcome.failure == reason for outcome in outcomes)} parcels could not be fitted: {reason}")
+    missing = int((status == 5).sum())
+    if missing:
+        notes.append(f"{missing} units lack trials that the others of their parcel have and are not denoised")
+    return notes

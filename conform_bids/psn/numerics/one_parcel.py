@@ -22,7 +22,23 @@ from conform_bids.psn.numerics.presets import ProjectionResult
 from conform_bids.psn.numerics.stacked import StackedResult, mix_filters
 from conform_bids.psn.numerics.trials import Trials, group_trials
 
-__all__ = ["Fitted", "Kept", "choose_kept", "condition_worth", "fit_dimensions", "fit_null", "held_out_denoisers", "unit_numbers"]
+__all__ = [
+    "Fitted",
+    "Kept",
+    "NullScores",
+    "choose_kept",
+    "condition_worth",
+    "fit_dimensions",
+    "fit_null",
+    "group_all",
+    "held_out_denoisers",
+    "median",
+    "place_folds",
+    "pooled_gain",
+    "shrinkage_levels",
+    "shuffle_repeats",
+    "unit_numbers",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -48,30 +64,46 @@ class Kept:
     trials: BoolArray
 
 
-def choose_kept(values: FloatArray, train: BoolArray) -> Kept:
+def choose_kept(values: npt.NDArray[np.floating], train: BoolArray) -> Kept:
     """Keep the units that lack the fewest train trials, as many as hold the most data together with the trials that they all have.
+
+    Units that are constant over those trials are left out, too.
 
     Parameters
     ----------
-    values : (n_trials, n_units) float64 array
+    values : (n_trials, n_units) array
         NaN where missing.
     train : (n_trials,) bool array
         Trials that are fitted on.
     """
     finite = np.isfinite(values)
+    if finite.all():
+        varies = _varies(values[train] if not train.all() else values, None)
+        return Kept(varies, varies, np.ones(len(values), dtype=bool))
     own = finite[train]
-    count = own.sum(axis=0)
-    filled = np.where(own, values[train], 0.0)
-    mean = filled.sum(axis=0) / np.maximum(count, 1)
-    deviation = np.sqrt(np.where(own, np.square(filled - mean), 0.0).sum(axis=0) / np.maximum(count, 1))
-    varies = (count > 1) & (deviation > CONSTANT * np.abs(mean))
+    varies = _varies(values[train], own)
     units = varies
     if varies.any() and not own[:, varies].all():
-        missing = len(own) - count
+        missing = len(own) - own.sum(axis=0)
         choices = [varies & (missing <= limit) for limit in np.unique(missing[varies])]
         kept = [int(own[:, choice].all(axis=1).sum()) * int(choice.sum()) for choice in choices]
         units = choices[int(np.argmax(kept))]
+        together = own[:, units].all(axis=1)
+        units = units & _varies(values[train][together], own[together])
+        varies = varies & (units | ~choices[int(np.argmax(kept))])
     return Kept(units, varies, np.asarray(finite[:, units].all(axis=1)))
+
+
+def _varies(values: npt.NDArray[np.floating], finite: BoolArray | None) -> BoolArray:
+    """Units whose finite values differ by more than rounding."""
+    if finite is None:
+        mean = values.mean(axis=0)
+        return np.asarray((len(values) > 1) & (values.std(axis=0) > CONSTANT * np.abs(mean)))
+    count = finite.sum(axis=0)
+    filled = np.where(finite, values, 0.0)
+    mean = filled.sum(axis=0) / np.maximum(count, 1)
+    deviation = np.sqrt(np.where(finite, np.square(filled - mean), 0.0).sum(axis=0) / np.maximum(count, 1))
+    return np.asarray((count > 1) & (deviation > CONSTANT * np.abs(mean)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +154,14 @@ def fit_dimensions(values: FloatArray, condition: IntArray, options: EngineOptio
     )
     fit = fit_parcel(values, condition, asked)
     worth = np.ones(fit.trials.n_conditions)
-    gain = np.nan
+    gain = float("nan")
     if isinstance(fit.result, StackedResult):
         worth = fit.result.condition_weight
         gain = _gain_in_use(fit.result.fold_scores, len(fit.result.terms))
     elif isinstance(fit.result, CalibratedResult):
-        gain = np.nan if np.isfinite(fit.result.a).any() else 0.0
+        gain = float("nan") if np.isfinite(fit.result.a).any() else 0.0
     elif isinstance(fit.result, CrossvalidatedResult):
-        gain = np.nan if fit.result.n_dimensions.any() else 0.0
+        gain = float("nan") if fit.result.n_dimensions.any() else 0.0
     return Fitted(fit, np.asarray(fit.labels, dtype=np.intp), worth, gain)
 
 
@@ -186,6 +218,15 @@ def unit_numbers(fitted: Fitted, n_units: int) -> tuple[FloatArray, FloatArray]:
     return np.full(n_units, fitted.fit.denoiser.effective_dimensions()), a
 
 
+def shrinkage_levels(fitted: Fitted) -> tuple[float, float]:
+    """Levels of shrinkage of the covariances of noise and of condition means; 1 is none."""
+    result = fitted.fit.result
+    if isinstance(result, StackedResult):
+        data, noise = result.levels[0]
+        return noise, data
+    return fitted.fit.model.noise_level, fitted.fit.model.data_level
+
+
 @dataclass(frozen=True)
 class NullScores:
     """Medians over units; see `conform_bids.psn.numerics.engine_data.NullCheck`."""
@@ -196,9 +237,9 @@ class NullScores:
     gain: float
 
 
-def shuffle_repeats(trials: TrialSet, chosen: BoolArray, seed: int) -> IntArray:
-    """Conditions of the chosen trials, shuffled over the trials of each session."""
-    rng = np.random.default_rng([seed, 3])
+def shuffle_repeats(trials: TrialSet, chosen: BoolArray, seed: int, label: int) -> IntArray:
+    """Conditions of the chosen trials, shuffled over the trials of each session; every parcel has a shuffle of its own."""
+    rng = np.random.default_rng([seed, 3, label])
     condition, session = trials.condition[chosen].copy(), trials.session[chosen]
     for name in np.unique(session):
         members = np.flatnonzero(session == name)
@@ -218,12 +259,15 @@ def fit_null(values: FloatArray, condition: IntArray, fold_of: IntArray, options
     """
     try:
         fitted = fit_dimensions(values, condition, options, groups)
+        trials = fitted.fit.trials
+        folds = place_folds(fold_of[fitted.labels])
+        held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options), options.seed)
     except UnusableInputError:
         return NullScores(np.nan, np.nan, np.nan, np.nan)
-    trials = fitted.fit.trials
-    folds = place_folds(fold_of[fitted.labels])
-    held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options), options.seed)
-    denoised = replace_values(trials, fitted.fit.denoiser.apply(trials.values, trials.counts[trials.condition].astype(np.float64)))
+    denoiser = fitted.fit.denoiser
+    # without the mean: of what is removed whole, rounding would be left, and repeat
+    passed = denoiser.apply(trials.values, trials.counts[trials.condition].astype(np.float64)) - denoiser.mean
+    denoised = replace_values(trials, passed)
     repeated = trials.counts >= 2
     halves = [half[repeated] - half[repeated].mean(axis=0) for half in half_means(denoised, options.seed)[:2]]
     gain = fitted.gain if np.isfinite(fitted.gain) else pooled_gain(held_out)
@@ -243,7 +287,7 @@ def median(values: FloatArray) -> float:
     return float(np.median(finite)) if finite.size else float("nan")
 
 
-def group_all(values: FloatArray, condition: IntArray) -> tuple[Trials, IntArray]:
+def group_all(values: npt.NDArray[np.floating], condition: IntArray) -> tuple[Trials, IntArray]:
     """Trials of train and test conditions, and the conditions there are."""
     trials, labels = group_trials(values, condition)
     return trials, labels.astype(np.intp)
