@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conform_bids.numerics.clusters import spatial_clusters
 from conform_bids.numerics.compute import Compute, limit_threads
 from conform_bids.psn.numerics import fit, held_out, one_parcel, stacked
 from conform_bids.psn.numerics.engine import EngineOptions, TrialSet, denoise_parcels
 from conform_bids.psn.numerics.gsn import estimate_signal_noise
-from conform_bids.psn.numerics.parcels import spatial_clusters
 from conform_bids.psn.numerics.trials import group_trials, split_conditions
 
 PUBLIC_GSN = {1000: 5.9}

@@ -46,6 +46,8 @@ class App:
         ``participant_report(participant, output_dir, settings, about, errors, max_sessions) -> list[Path]``.
     group : str, optional
         ``group(output_dir, participants, settings, about) -> list[Path]``.
+    group_fits : bool
+        Whether the level group computes: it is then given the `Resources` of the run and its work folder, too.
     group_outputs : tuple of str
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
@@ -63,6 +65,7 @@ class App:
     methods: str
     participant_report: str
     group: str | None = None
+    group_fits: bool = False
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from bids_app.app import App, load
 from bids_app.config import RunConfig, write_toml
 from bids_app.failures import ParticipantFailure
-from bids_app.folders import SETTINGS_RECORD, check_output, settings_record
+from bids_app.folders import SETTINGS_RECORD, app_work_dir, check_output, settings_record
 from bids_app.messages import failure_from
 from bids_app.provenance import write_provenance
 from conform_bids.errors import MissingInputError
 
 if TYPE_CHECKING:
     from conform_bids.bids.index import Dataset
+    from conform_bids.jobs import Resources
 
 __all__ = [
     "log_dirs",
@@ -158,12 +159,15 @@ def write_reports(
     return failed
 
 
-def write_group(app: App, config: RunConfig, participants: Sequence[str], about: Mapping[str, str]) -> dict[str, ParticipantFailure]:
+def write_group(
+    app: App, config: RunConfig, participants: Sequence[str], about: Mapping[str, str], resources: Resources
+) -> dict[str, ParticipantFailure]:
     """Run the group level; a mapping with the key ``group`` when it failed."""
     if app.group is None:
         return {}
+    more = (resources, app_work_dir(config)) if app.group_fits else ()
     try:
-        load(app.group)(config.output_dir, participants, config.settings, about)
+        load(app.group)(config.output_dir, participants, config.settings, about, *more)
     except Exception as error:
         return {"group": failure_from(app, "group", error, "the group level failed")}
     return {}

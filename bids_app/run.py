@@ -165,7 +165,7 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
         if not plan.jobs:
             write_root_files(app, config, dataset)
             write_logs(app, config, (), provenance)
-        group_failure = write_group(app, config, labels, about(provenance))
+        group_failure = write_group(app, config, labels, about(provenance), _for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)
     unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
@@ -227,7 +227,7 @@ def _reports_only(app: App, config: RunConfig, resources: Resources) -> int:
         failures.update(write_reports(app, config, labels, facts, {}))
         completed = tuple(label for label in labels if label not in failures)
     if "group" in config.levels:
-        group_failure = write_group(app, config, labels, facts)
+        group_failure = write_group(app, config, labels, facts, _for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)
     return _conclude(app, completed, failures, (), None)
@@ -266,6 +266,11 @@ def _resources(config: RunConfig) -> Resources:
         random_seed=execution.random_seed,
         sloppy=execution.sloppy,
     )
+
+
+def _for_group(config: RunConfig, resources: Resources) -> Resources:
+    """What the level group may use: it runs when all jobs are done, alone."""
+    return replace(resources, n_threads=config.execution.omp_nthreads or min(_nprocs(config), MOST_THREADS))
 
 
 def share_threads(nprocs: int, n_jobs: int) -> int:

@@ -21,8 +21,8 @@ from conform_bids.bids.spaces import Space, VolumeSpace, intersect_spaces
 from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import read_trials, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
+from conform_bids.numerics.clusters import spatial_clusters
 from conform_bids.psn.files import Plan, PlannedBetas
-from conform_bids.psn.numerics.parcels import spatial_clusters
 from conform_bids.psn.pooling import PooledTrials, pool_trials
 
 __all__ = ["LARGEST_SCALE", "SMALLEST_SCALE", "LoadedBetas", "load_betas", "read_loaded", "rescale_amplitudes"]

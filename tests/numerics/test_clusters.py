@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from conform_bids.psn.numerics.parcels import spatial_clusters
+from conform_bids.numerics.clusters import spatial_clusters
 
 IntArray = npt.NDArray[np.intp]
 

@@ -1,0 +1,156 @@
+"""From files to what alignment takes: a person's responses to stimuli, their reliability, and the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids.align.averages import Averages, average_trials, read_averages
+from conform_bids.align.conditions import read_conditions, with_content
+from conform_bids.align.files import HELD_OUT, Plan
+from conform_bids.align.transforms import read_template_space
+from conform_bids.bids.derivatives import write_tsv
+from conform_bids.bids.images import read_maps, read_space
+from conform_bids.bids.spaces import Space, VolumeSpace, load_space
+from conform_bids.bids.tables import read_tsv
+from conform_bids.bids.trials import write_stimuli
+from conform_bids.errors import UnusableInputError
+
+__all__ = ["LoadedResponses", "load_responses", "read_loaded", "used_voxels"]
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedResponses:
+    """Responses as they lie in a work folder.
+
+    Attributes
+    ----------
+    space : Space
+    arrays : dict of str to array
+        ``responses`` (conditions, units), ``ceiling`` (units,), and ``observed``, ``observed_ceiling``, ``apply_<desc>`` where planned.
+    tables : dict of str to DataFrame
+        ``prepared`` (rows of ``responses``), ``observed``, ``apply_<desc>``.
+    stimuli : DataFrame
+        stim_id, stim_file, sha256.
+    """
+
+    space: Space
+    arrays: dict[str, Float32Array]
+    tables: dict[str, pd.DataFrame]
+    stimuli: pd.DataFrame
+
+
+def load_responses(plan: Plan, folder: Path) -> list[Path]:
+    """Read what the plan names and write it to ``folder``.
+
+    Returns
+    -------
+    list of Path
+        The grid, arrays and tables.
+
+    Raises
+    ------
+    UnusableInputError, MissingInputError
+        Naming the file, when an input cannot be used.
+    """
+    space = _space(plan)
+    split = plan.settings.split
+    found = read_averages(plan.responses[0], space, split) if plan.averaged else average_trials(plan.responses, space, split)
+    finite = np.isfinite(found.values).all(axis=0)
+    if not finite.any():
+        raise UnusableInputError(f"{plan.responses[0].files[0]}: no unit has a response to every stimulus")
+    conditions, stimuli = with_content(found.conditions, plan.stimuli)
+    snr = read_maps(plan.snr, space)[0].astype(np.float64) if plan.snr else found.snr
+    held = conditions["split"].isin(HELD_OUT).to_numpy(dtype=bool)
+    ceiling = read_maps(plan.ceiling, space)[0] if plan.ceiling else found.ceiling(np.flatnonzero(~held), snr)
+    arrays = {"responses": found.values, "ceiling": ceiling}
+    tables = {"prepared": conditions}
+    if plan.has_held_out and plan.template is None:
+        observed = found if plan.observed is None else read_averages(plan.observed, space, split)
+        _check_same(plan, found, observed)
+        rows = np.flatnonzero(held)
+        arrays |= {"observed": observed.values[rows], "observed_ceiling": observed.ceiling(rows, snr)}
+        tables["observed"] = conditions.iloc[rows].assign(condition=range(len(rows)))
+    for desc, maps in plan.apply_to:
+        more = read_averages(maps, space, split)
+        arrays[f"apply_{desc}"] = more.values
+        tables[f"apply_{desc}"] = with_content(more.conditions, plan.stimuli)[0]
+    return _write(folder, space, arrays, tables, stimuli)
+
+
+def _write(
+    folder: Path, space: Space, arrays: dict[str, npt.NDArray[np.floating]], tables: dict[str, pd.DataFrame], stimuli: pd.DataFrame
+) -> list[Path]:
+    paths = [folder / "space.npz", folder / "stimuli.tsv"]
+    space.save(paths[0])
+    write_stimuli(stimuli, paths[1])
+    for name, values in arrays.items():
+        paths.append(folder / f"{name}.npy")
+        np.save(paths[-1], np.asarray(values, dtype=np.float32), allow_pickle=False)
+    for name, table in tables.items():
+        paths.append(folder / f"table_{name}.tsv")
+        write_tsv(table, paths[-1])
+    return paths
+
+
+def read_loaded(files: Sequence[Path]) -> LoadedResponses:
+    """Open what `load_responses` wrote."""
+    by_name = {path.name: path for path in map(Path, files)}
+    arrays = {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in by_name.items() if name.endswith(".npy")}
+    prefix = "table_"
+    tables = {
+        name.removeprefix(prefix).removesuffix(".tsv"): read_conditions(path) for name, path in by_name.items() if name.startswith(prefix)
+    }
+    stimuli = read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a")
+    return LoadedResponses(load_space(by_name["space.npz"]), arrays, tables, stimuli)
+
+
+def _check_same(plan: Plan, found: Averages, observed: Averages) -> None:
+    if observed.conditions["stim_id"].tolist() != found.conditions["stim_id"].tolist():
+        assert plan.observed is not None
+        raise UnusableInputError(f"{plan.observed.trials} and {plan.responses[0].trials} name different stimuli")
+
+
+def _space(plan: Plan) -> Space:
+    """The grid: a template's, or the person's own (for volumes, voxels that have a value).
+
+    Raises
+    ------
+    UnusableInputError
+        When sessions, or person and template, are of different grids.
+    """
+    entities = plan.entities
+    own: Space | None = None
+    for maps in plan.responses:
+        space = read_space(maps.files, None, entities.get("space", "boldref"), entities.get("den"), entities.get("res"))
+        if own is not None and not own.same_grid(space):
+            raise UnusableInputError(f"{maps.files[0]}: its grid is not that of {plan.responses[0].files[0].name}")
+        own = own or space
+    assert own is not None
+    if plan.template is not None:
+        wanted = read_template_space(plan.template)
+        if not wanted.same_grid(own):
+            raise UnusableInputError(f"{plan.responses[0].files[0]}: its grid is not that of the template {plan.template}")
+        return wanted
+    if not isinstance(own, VolumeSpace):
+        return own
+    used = used_voxels([path for maps in plan.responses for path in maps.files], own)
+    if not used.any():
+        raise UnusableInputError(f"{plan.responses[0].files[0]}: no voxel has a value")
+    return replace(own, mask=own.to_volume(used))
+
+
+def used_voxels(files: Sequence[Path], space: VolumeSpace) -> npt.NDArray[np.bool_]:
+    """Units of a space that have a finite value other than zero in some map of the files."""
+    used = np.zeros(space.n_units, bool)
+    for path in files:
+        for row in read_maps([path], space):
+            used |= np.isfinite(row) & (row != 0)
+    return used

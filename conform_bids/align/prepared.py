@@ -1,0 +1,220 @@
+"""People as the participant level prepared them, read back for the group: which belong together, on which grid, with which stimuli."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids.align.conditions import read_conditions
+from conform_bids.align.numerics.data import PersonData
+from conform_bids.align.results import reliability_of
+from conform_bids.align.stimuli import SharedStimuli, share_stimuli
+from conform_bids.bids.images import map_paths, read_maps, read_space
+from conform_bids.bids.names import natural_key, parse_name
+from conform_bids.bids.scratch import map_array
+from conform_bids.bids.sidecars import read_json
+from conform_bids.bids.spaces import Space, VolumeSpace
+from conform_bids.errors import MissingInputError, UnusableInputError
+
+__all__ = ["Gathered", "PreparedPerson", "common_space", "find_prepared", "gather"]
+
+_KINDS = {".nii.gz": "nifti", ".dscalar.nii": "cifti", ".func.gii": "gifti"}
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPerson:
+    """One person's files.
+
+    Attributes
+    ----------
+    participant : str
+    entities : dict
+        Of the files.
+    kind : str
+    root : Path
+        The output folder.
+    content : dict
+        Sidecar of the responses.
+    conditions : DataFrame
+    """
+
+    participant: str
+    entities: dict[str, str]
+    kind: str
+    root: Path
+    content: dict[str, Any]
+    conditions: pd.DataFrame
+
+    def files(self, stat: str, desc: str) -> tuple[str, ...]:
+        """Names of a map, relative to the output folder."""
+        return map_paths(self.kind, {**self.entities, "stat": stat, "desc": desc}, "statmap")
+
+    def read(self, stat: str, desc: str, space: Space) -> npt.NDArray[np.float32]:
+        """Values (n_maps, n_units)."""
+        return read_maps([self.root / name for name in self.files(stat, desc)], space)
+
+    def own_space(self) -> Space:
+        """Grid of the person's maps; for volumes, the voxels that have a ceiling or a response."""
+        entities = self.entities
+        paths = [self.root / name for name in self.files("effect", "prepared")]
+        space = read_space(paths, None, entities["space"], entities.get("den"), entities.get("res"))
+        if not isinstance(space, VolumeSpace):
+            return space
+        used = np.isfinite(read_maps(paths, space)).any(axis=0)
+        return replace(space, mask=space.to_volume(used))
+
+
+def find_prepared(output_dir: Path, participants: Sequence[str]) -> list[list[PreparedPerson]]:
+    """Prepared people of an output folder, by task and space.
+
+    Raises
+    ------
+    MissingInputError
+        When there is none.
+    """
+    groups: dict[tuple[Any, ...], list[PreparedPerson]] = {}
+    for participant in sorted(participants, key=natural_key):
+        for table in sorted((output_dir / f"sub-{participant}" / "func").glob("*_desc-prepared_trials.tsv")):
+            person = _prepared(output_dir, participant, table)
+            key = (person.kind, *((key, label) for key, label in person.entities.items() if key != "sub"))
+            groups.setdefault(key, []).append(person)
+    if not groups:
+        raise MissingInputError(f"{output_dir}: no participant is prepared; run the level participant first, without --template")
+    return list(groups.values())
+
+
+def _prepared(output_dir: Path, participant: str, table: Path) -> PreparedPerson:
+    entities = {key: label for key, label in parse_name(table).entities.items() if key != "desc"}
+    for kind in _KINDS.values():
+        names = map_paths(kind, {**entities, "stat": "effect", "desc": "prepared"}, "statmap")
+        if all((output_dir / name).is_file() for name in names):
+            path = output_dir / names[0]
+            try:
+                content = read_json(path.with_name(path.name.split(".")[0] + ".json"))
+            except (OSError, ValueError) as error:
+                raise UnusableInputError(f"{path}: its sidecar cannot be read ({error})") from error
+            return PreparedPerson(participant, entities, kind, output_dir, content, read_conditions(table))
+    raise MissingInputError(f"{table}: the maps of desc-prepared that it belongs to are gone; run the level participant again")
+
+
+def common_space(people: Sequence[PreparedPerson]) -> Space:
+    """Grid of all: for volumes, the voxels that at least half of the people have.
+
+    Raises
+    ------
+    UnusableInputError
+        When grids differ, naming the file.
+    """
+    first = people[0].own_space()
+    total = np.zeros(first.mask.shape, int) if isinstance(first, VolumeSpace) else None
+    for person in people:
+        space = person.own_space()
+        if not first.same_grid(space):
+            raise UnusableInputError(
+                f"{person.root / person.files('effect', 'prepared')[0]}: its grid is not that of sub-{people[0].participant}; "
+                "grids are never resampled"
+            )
+        if total is not None and isinstance(space, VolumeSpace):
+            total += space.mask
+    if total is None or not isinstance(first, VolumeSpace):
+        return first
+    return replace(first, mask=2 * total >= len(people))
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """People who share enough stimuli, and their responses to these.
+
+    Attributes
+    ----------
+    people : tuple of PreparedPerson
+    fitted, held_out : SharedStimuli
+        Of these people.
+    training, test : tuple of PersonData
+        Responses to the stimuli of the fit (with ``--align-on all``: of train alone in ``training_only``), and to held-out ones; empty
+        where people share none.
+    training_only : tuple of PersonData
+        Responses to shared train stimuli, for scores.
+    left_out : tuple of str
+        Participants who share too few stimuli.
+    """
+
+    people: tuple[PreparedPerson, ...]
+    fitted: SharedStimuli
+    held_out: SharedStimuli
+    training: tuple[PersonData, ...]
+    training_only: tuple[PersonData, ...]
+    test: tuple[PersonData, ...]
+    left_out: tuple[str, ...]
+
+
+def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_shared: int, folder: Path) -> Gathered:
+    """Read what people share; arrays lie in ``folder``.
+
+    Raises
+    ------
+    UnusableInputError
+        When fewer than two people share enough stimuli, saying how many each shares.
+    """
+    kept, left_out = list(people), []
+    while True:
+        fitted, held_out = share_stimuli([person.conditions for person in kept], align_on == "all")
+        counts = [len(rows) for rows, _ in fitted.rows]
+        few = [index for index, count in enumerate(counts) if count < min_shared]
+        if len(kept) - len(few) < 2:
+            listing = ", ".join(f"sub-{person.participant}: {count}" for person, count in zip(kept, counts, strict=True))
+            raise UnusableInputError(
+                f"people share too few stimuli to fit a template: {listing}; --min-shared is {min_shared}. Stimuli are the same by the "
+                "SHA-256 of their files, else by stim_id within a dataset"
+            )
+        if not few:
+            break
+        left_out += [kept[index].participant for index in few]
+        kept = [person for index, person in enumerate(kept) if index not in few]
+    train = fitted if align_on != "all" else share_stimuli([person.conditions for person in kept], False)[0]
+    training, training_only, test = [], [], []
+    for index, person in enumerate(kept):
+        values = person.read("effect", "prepared", space)
+        reliability = reliability_of(person.read("noiseceiling", "prepared", space)[0])
+        training.append(_person(values, fitted.rows[index], reliability, folder / f"{person.participant}_fit.npy"))
+        same = train is fitted
+        training_only.append(training[-1] if same else _person(values, train.rows[index], reliability, folder / f"{person.participant}_train.npy"))
+        del values
+        if len(held_out.names):
+            test.append(_held_out(person, held_out.rows[index], space, folder))
+    return Gathered(tuple(kept), fitted, held_out, tuple(training), tuple(training_only), tuple(test), tuple(left_out))
+
+
+def _held_out(person: PreparedPerson, rows: tuple[Any, Any], space: Space, folder: Path) -> PersonData:
+    """Trial averages of held-out stimuli: those prepared beside the responses, or the responses where the person had no held-out ones."""
+    own, places = rows
+    desc = "observed" if person.content.get("HasHeldOut") else "prepared"
+    values = person.read("effect", desc, space)
+    if desc == "observed":
+        table = read_conditions(person.root / _table_name(person, desc))
+        place = {stim_id: index for index, stim_id in enumerate(table["stim_id"])}
+        names = person.conditions["stim_id"].to_numpy()[own]
+        known = np.array([name in place for name in names], dtype=bool)
+        own, places = np.array([place[name] for name in names[known]], dtype=np.intp), places[known]
+    reliability = reliability_of(person.read("noiseceiling", desc, space)[0])
+    return _person(values, (own, places), reliability, folder / f"{person.participant}_test.npy")
+
+
+def _table_name(person: PreparedPerson, desc: str) -> str:
+    from conform_bids.bids.names import relative_path
+
+    return relative_path({**person.entities, "desc": desc}, "trials", ".tsv")
+
+
+def _person(values: npt.NDArray[np.float32], rows: tuple[Any, Any], reliability: Any, path: Path) -> PersonData:
+    own, places = rows
+    stored = map_array(path, (values.shape[1], max(1, len(own))))
+    for start in range(0, values.shape[1], 4096):
+        stored[start : start + 4096, : len(own)] = values[own, start : start + 4096].T
+    return PersonData(stored[:, : len(own)].T, places, reliability)

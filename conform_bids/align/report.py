@@ -1,0 +1,322 @@
+"""What a person sees of an alignment: figures, the participant's page, the group's table and page, the methods text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from conform_bids.align.settings import AlignSettings
+from conform_bids.bids.derivatives import write_tsv
+from conform_bids.bids.names import natural_key, parse_name, relative_path
+from conform_bids.bids.sidecars import read_json
+from conform_bids.bids.spaces import Space
+from conform_bids.bids.tables import parse_number, read_tsv
+from conform_bids.errors import ConformError
+from conform_bids.report.citations import Methods
+from conform_bids.report.page import Cell, Facts, Figure, Item, Link, Note, Number, References, Section, Table, Text, make_anchor, write_page
+
+__all__ = ["describe_methods", "draw_scores", "methods", "write_group_report", "write_participant_report"]
+
+_COLUMNS = {
+    "n_shared": ("Shared stimuli", 0),
+    "n_held_out": ("Held-out stimuli", 0),
+    "normalised_r": ("r / ceiling", 3),
+    "anatomy_normalised_r": ("r / ceiling, anatomy", 3),
+    "shuffled_normalised_r": ("r / ceiling, shuffled", 3),
+    "units_gaining": ("Units that gain", 2),
+    "identification": ("Identification", 3),
+    "anatomy_identification": ("Identification, anatomy", 3),
+    "shuffled_identification": ("Identification, shuffled", 3),
+    "identification_chance": ("Chance", 3),
+    "isc_before": ("ISC before", 3),
+    "isc_after": ("ISC after", 3),
+}
+_CAPTION = (
+    "A person's own responses to held-out stimuli, predicted from the other people's by a template that never saw this person: r / ceiling "
+    "is the mean over units of correlation over the root of the noise ceiling; identification the share of stimuli whose pattern in a "
+    "parcel is most like its own prediction. Anatomy: the same place of other people, smoothed by as much as predicts best. Shuffled: the "
+    "left-out person's stimuli are shuffled, which has to give 0 and chance. ISC, the correlation between people, can be raised by shrinking "
+    "everybody to the template, and is no score."
+)
+_FIGURES = {
+    ("gain", "statmap"): (
+        "Gain over smoothed anatomy",
+        "Share of the noise ceiling that is predicted from other people, less that by smoothed anatomy; above 0, alignment helps.",
+    ),
+    ("", "bold"): (
+        "Prediction from other people, and its control",
+        "Correlation over the root of the noise ceiling, of units. With the left-out person's stimuli shuffled it has to lie about 0.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """A task of a person that is prepared or aligned."""
+
+    entities: dict[str, str]
+    content: dict[str, Any]
+    values: dict[str, float]
+    is_aligned: bool
+
+    @property
+    def title(self) -> str:
+        """Entities in words."""
+        return " ".join(f"{key}-{label}" for key, label in self.entities.items() if key != "sub")
+
+
+def draw_scores(
+    gain: NDArray[np.float64], samples: Mapping[str, NDArray[np.float64]], space: Space, entities: Mapping[str, str], output_dir: Path
+) -> list[Path]:
+    """Draw a person's scores into the folder ``figures``.
+
+    Parameters
+    ----------
+    gain : (n_units,) array
+        Over smoothed anatomy.
+    samples : mapping of str to (n_units,) array
+        Correlation over the root of the noise ceiling, by what was predicted with.
+    space : Space
+    entities : mapping
+        Of the outputs.
+    """
+    from conform_bids.report import figures as draw
+
+    folder = output_dir / f"sub-{entities['sub']}" / "figures"
+    drawn = []
+    if np.isfinite(gain).any():
+        name = relative_path({**entities, "stat": "gain"}, "statmap", ".png").rsplit("/", 1)[1]
+        high = draw.robust_limit(np.abs(gain))
+        drawn.append(draw.plot_map(gain, space, folder / name, draw.Scale("Gain (share of the ceiling)", -high, high)))
+    known = {label: values for label, values in samples.items() if np.isfinite(values).any()}
+    if known:
+        name = relative_path(dict(entities), "bold", ".svg").rsplit("/", 1)[1]
+        drawn.append(draw.plot_distributions(known, folder / name, xlabel="r / root of the noise ceiling", limits=(-0.6, 1.2)))
+    return drawn
+
+
+def _find(output_dir: Path, participant: str) -> tuple[list[_Aligned], list[str]]:
+    """A person's tasks, and what could not be read."""
+    found: dict[tuple[Any, ...], _Aligned] = {}
+    problems = []
+    folder = output_dir / f"sub-{participant}" / "func"
+    for path in sorted(folder.glob("*_desc-*_trials.json"), key=lambda path: natural_key(path.name)):
+        try:
+            name = parse_name(path)
+            desc = name.entities["desc"]
+            entities = {key: label for key, label in name.entities.items() if key != "desc"}
+            content = read_json(path)
+            is_aligned = content.get("Method") == desc
+            if desc != "prepared" and not is_aligned:
+                continue
+            values = _values(output_dir / relative_path({**entities, "desc": desc}, "metrics", ".tsv")) if is_aligned else {}
+            statmap = sorted(folder.glob(path.name.replace("_desc-", "_*stat-effect_desc-").replace("_trials", "_statmap")))
+            content |= read_json(statmap[0]) if statmap else {}
+        except (ConformError, OSError, ValueError) as error:
+            problems.append(str(error).replace(f"{output_dir}/", ""))
+            continue
+        if is_aligned or tuple(entities.items()) not in found:
+            found[tuple(entities.items())] = _Aligned(entities, content, values, is_aligned)
+    return list(found.values()), problems
+
+
+def _values(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    table = read_tsv(path, required=("metric", "value"), quoted=False)
+    numbers = {str(name): parse_number(str(value)) for name, value in zip(table["metric"], table["value"], strict=True)}
+    return {name: float("nan") if value is None else value for name, value in numbers.items()}
+
+
+def write_participant_report(
+    participant: str, output_dir: Path, settings: AlignSettings, about: Mapping[str, str], errors: Sequence[str], max_sessions: int
+) -> list[Path]:
+    """Write ``sub-X.html`` from what is in the output folder; the level group writes it again.
+
+    Parameters
+    ----------
+    participant : str
+        Label without ``sub-``.
+    output_dir : Path
+    settings : AlignSettings
+        Of the run, for the methods text.
+    about : mapping
+        Versions and the like.
+    errors : sequence of str
+        What went wrong for this participant.
+    max_sessions : int
+        Sessions are pooled, so there is one page whatever their number.
+    """
+    output_dir = Path(output_dir)
+    found, problems = _find(output_dir, participant)
+    remarks: list[Item] = [Note(f"Sloppy run: {about['Sloppy']}.")] if "Sloppy" in about else []
+    sections = [Section("Summary", "summary", [*remarks, *_summary(found)])]
+    sections += [_section(each, output_dir) for each in found]
+    page = write_page(
+        output_dir / f"sub-{participant}.html",
+        title=f"sub-{participant}",
+        subtitle="conform-align: a common functional space",
+        sections=[*sections, _methods_section(settings, about)],
+        about=about,
+        errors=[*errors, *problems],
+    )
+    return [page]
+
+
+def _summary(found: Sequence[_Aligned]) -> list[Item]:
+    if not found:
+        return [Note("There are no results for this participant in the output folder.")]
+    items: list[Item] = [Note(f"{each.title}: prepared; the level group aligns it.") for each in found if not each.is_aligned]
+    scored = [each for each in found if each.values]
+    if scored:
+        rows: list[list[Cell]] = [[each.title, *_numbers(each)] for each in scored]
+        items.append(Table(["Fit", *(head for head, _ in _COLUMNS.values())], rows, _CAPTION))
+    return items
+
+
+def _numbers(each: _Aligned) -> list[Cell]:
+    return [Number(each.values.get(name, float("nan")), decimals) for name, (_, decimals) in _COLUMNS.items()]
+
+
+def _section(each: _Aligned, output_dir: Path) -> Section:
+    content = each.content
+    items: list[Item] = []
+    if each.is_aligned:
+        rows = [
+            ("Method", str(content.get("Method")), ""),
+            ("Template", str(content.get("FunctionalSpace")), ""),
+            ("Parcels", str(content.get("NumberOfParcels")), ""),
+            ("Stimuli of the fit", str(content.get("NumberOfSharedStimuli")), ""),
+            ("Fitted on held-out stimuli, too", "yes" if content.get("FitIncludesTest") else "no", ""),
+        ]
+        for label, key in (("Shared dimensions", "Dimensions"), ("Weights of the stack", "StackWeights")):
+            chosen = content.get(key)
+            if isinstance(chosen, dict) and chosen:
+                rows.append((label, ", ".join(f"{name} {value:.2g}" for name, value in chosen.items()), ""))
+        items.append(Facts(rows))
+    items += [Note(str(note)) for note in content.get("Notes") or []]
+    folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
+    for path in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):
+        name = parse_name(path)
+        entities = {key: label for key, label in name.entities.items() if key not in ("stat", "desc")}
+        key = (name.entities.get("stat", ""), name.suffix)
+        if entities == each.entities and key in _FIGURES:
+            title, caption = _FIGURES[key]
+            items.append(Figure(path, caption, f"{title} of {each.title}", title))
+    return Section(each.title, make_anchor(each.title), items)
+
+
+def write_group_report(output_dir: Path, participants: Sequence[str], settings: AlignSettings, about: Mapping[str, str]) -> list[Path]:
+    """Write ``group_align.tsv`` and ``group_align.html``.
+
+    Parameters
+    ----------
+    output_dir : Path
+    participants : sequence of str
+    settings : AlignSettings
+    about : mapping
+    """
+    output_dir = Path(output_dir)
+    found: list[_Aligned] = []
+    problems: list[str] = []
+    for participant in sorted(participants, key=natural_key):
+        each, faults = _find(output_dir, participant)
+        found += each
+        problems += faults
+    aligned = [each for each in found if each.is_aligned]
+    paths = [output_dir / "group_align.tsv", output_dir / "group_align.html"]
+    write_tsv(_table(aligned), paths[0])
+    notes = dict.fromkeys(str(note) for each in aligned for note in each.content.get("Notes") or [])
+    items: list[Item] = [Note(note) for note in notes]
+    rows: list[list[Cell]] = []
+    for each in aligned:
+        name = f"sub-{each.entities['sub']}"
+        page = f"{name}.html"
+        link: Cell = Link(name, page) if (output_dir / page).is_file() else name
+        rows.append([link, each.title, str(each.content.get("Method")), *_numbers(each)])
+    items.append(Table(["Participant", "Fit", "Method", *(head for head, _ in _COLUMNS.values())], rows, _CAPTION))
+    figures: list[Item] = []
+    for each in aligned:
+        figures += [item for item in _section(each, output_dir).items if isinstance(item, Figure)]
+    sections = [Section("Overview", "overview", items)]
+    if figures:
+        sections.append(Section("Figures", "figures", figures))
+    write_page(
+        paths[1],
+        title="Group report",
+        subtitle=f"conform-align: {len({each.entities['sub'] for each in aligned})} participants in a common functional space",
+        sections=[*sections, _methods_section(settings, about)],
+        about=about,
+        errors=problems,
+    )
+    return paths
+
+
+def _table(aligned: Sequence[_Aligned]) -> pd.DataFrame:
+    rows = []
+    for each in aligned:
+        row: dict[str, object] = {"participant_id": f"sub-{each.entities['sub']}"}
+        row |= {"task_id": each.entities.get("task", "n/a"), "space_label": each.entities.get("space", "n/a")}
+        row |= {"method": each.content.get("Method"), "fit_includes_test": str(bool(each.content.get("FitIncludesTest"))).lower()}
+        rows.append({**row, **{name: each.values.get(name, float("nan")) for name in _COLUMNS}})
+    columns = ["participant_id", "task_id", "space_label", "method", "fit_includes_test", *_COLUMNS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _methods_section(settings: AlignSettings, about: Mapping[str, str]) -> Section:
+    from conform_bids import __version__
+
+    text = describe_methods(settings, about.get("conform-align", __version__))
+    return Section("Methods", "methods", [Text(text.text), Section("References", "references", [References(text.keys)])])
+
+
+_METHODS = {
+    "stack": (
+        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models, whose maps "
+        "have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their dimensions, smoothing and weights "
+        "were chosen by cross-validation over stimuli."
+    ),
+    "psrm": "Each parcel was aligned by a probabilistic shared response model; dimensions were chosen by cross-validation over stimuli.",
+    "srm": "Each parcel was aligned by the deterministic shared response model; dimensions were chosen by cross-validation over stimuli.",
+    "procrustes": "Each parcel was aligned by the rotation that brings a person's responses closest to a template, made in two iterations.",
+    "ridge": "Each parcel's template was predicted from a person's responses by ridge regression; these maps are not invertible.",
+    "none": "People were put together by anatomy alone, smoothed by as much as predicts responses best.",
+}
+
+
+def describe_methods(settings: AlignSettings, version: str) -> Methods:
+    """Describe the analysis; only what these settings use is named and cited."""
+    how = "Maps were fitted to a template that had been made before and stayed as it was." if settings.template else _METHODS[settings.method]
+    parcels = {
+        "whole": "all units together",
+        "clusters": f"spatial clusters of about {settings.parcel_size} units",
+        "auto": f"spatial clusters of about {settings.parcel_size} units, or all together where there were too few for that",
+    }.get(settings.parcellation, "the parcels of an atlas")
+    on = "all stimuli that people share, held-out ones included" if settings.align_on == "all" else "the train stimuli that people share"
+    parts = [
+        f"People were brought to a common functional space with conform-align {version}, a BIDS-App [@gorgolewski2016bids; "
+        "@gorgolewski2017bidsapps], from their responses to stimuli that they share, which are the same by the content of their files, else "
+        f"by name within a dataset. {how}",
+    ]
+    if settings.template is None:
+        parts.append(f"Parcels were {parcels}, the same in all people, each with the units around it; maps were averaged there.")
+    parts.append(
+        f"Maps were fitted on {on}. Scores are of held-out stimuli: each person in turn was left out of the template, and the person's own "
+        "responses were predicted from the others', in units of the noise ceiling [@allen2022nsd], beside smoothed anatomy and a control "
+        "with shuffled stimuli."
+    )
+    parts.append(
+        "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with "
+        "NiBabel [@brett2024nibabel], computed with NumPy [@harris2020numpy] and SciPy [@virtanen2020scipy], and drawn with Matplotlib "
+        "[@hunter2007matplotlib]."
+    )
+    return Methods.of("\n\n".join(parts) + "\n")
+
+
+methods = describe_methods
