@@ -41,7 +41,9 @@ def read_rows(path: Path, settings_split: str | None) -> tuple[pd.DataFrame, tup
     column = "split" if settings_split is None else settings_split
     names = tuple(map(str, table.columns))
     if column in names:
-        split = [check_split(path, line, None if cell in (None, "n/a") else str(cell)) for line, cell in zip(lines, table[column], strict=True)]
+        split = [
+            check_split(path, line, None if cell in (None, "n/a") else str(cell)) for line, cell in zip(lines, table[column], strict=True)
+        ]
     else:
         split = ["n/a"] * len(table)
     if table["stim_id"].isna().any():
@@ -66,7 +68,9 @@ def with_split(rows: pd.DataFrame, split: str | None, columns: Sequence[str]) ->
     """
     if split is not None and split not in columns:
         if not Path(split).is_file():
-            raise MissingInputError(f"--split: {split!r} is neither a file nor a column of the trial tables; they have {', '.join(columns)}")
+            raise MissingInputError(
+                f"--split: {split!r} is neither a file nor a column of the trial tables; they have {', '.join(columns)}"
+            )
         of = read_split(Path(split))
         rows = rows.assign(split=[of.get(stim_id, "n/a") for stim_id in rows["stim_id"]])
     held = {stim_id: value for stim_id, value in zip(rows["stim_id"], rows["split"], strict=True) if value in HELD_OUT}

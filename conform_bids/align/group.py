@@ -140,7 +140,9 @@ def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources:
         options = replace(options, **SLOPPY)
         notes.append("Made with --sloppy, with few candidates: not for use.")
     if settings.method == "stack" and len(gathered.fitted.names) < options.minimum_stimuli:
-        notes.append(f"people share {len(gathered.fitted.names)} stimuli; below {options.minimum_stimuli} the stack is smoothed anatomy alone")
+        notes.append(
+            f"people share {len(gathered.fitted.names)} stimuli; below {options.minimum_stimuli} the stack is smoothed anatomy alone"
+        )
     compute = Compute("cpu", resources.n_threads, resources.memory_gb * 2e8)
     template = fit_template(gathered.training, parcels, options, compute, places)
     missing = why_no_scores(gathered)
@@ -193,7 +195,9 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         table = relative_path({**person.entities, "desc": method}, "trials", ".tsv")
         write_tsv(person.conditions, group.output_dir / table)
         save_sidecar(table, group.output_dir, {**CONDITIONS_DESCRIPTION, **group.fields}, sources)
-        words = "Responses in the units of the template, in standard deviations of the stimuli of the fit; map k is row k of the trial table"
+        words = (
+            "Responses in the units of the template, in standard deviations of the stimuli of the fit; map k is row k of the trial table"
+        )
         fields = group.sidecar(Description=words, Units="z", TrialTable=f"bids::{table}")
         save_map(
             aligned, group.space, person.files("effect", method), group.output_dir, fields,
@@ -249,7 +253,9 @@ def _save_scores(group: _Group, scores: Scores, index: int) -> None:
     gain = found.normalised - found.anatomy_normalised
     for stat, (name, description) in _MAPS.items():
         values = gain if not name else getattr(found, name)
-        fields = group.sidecar(Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary")
+        fields = group.sidecar(
+            Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary"
+        )
         save_map(values[None], group.space, person.files(stat, method), group.output_dir, fields, sources=sources)
     samples = {"smoothed anatomy": found.anatomy_normalised, "aligned": found.normalised, "aligned, stimuli shuffled": control.normalised}
     draw_scores(gain, samples, group.space, {**person.entities, "desc": method}, group.output_dir)
@@ -295,7 +301,9 @@ _PARCELS = {
     "name": {"Description": "Its name."},
     "n_units": {"Description": "Its units, without those of its margin."},
     "gain": {"Description": "Mean over units of the share of the noise ceiling predicted, less that by smoothed anatomy."},
-    "identification": {"Description": "Share of held-out stimuli whose measured pattern is most like its own prediction, among all of them."},
+    "identification": {
+        "Description": "Share of held-out stimuli whose measured pattern is most like its own prediction, among all of them."
+    },
     "anatomy_identification": {"Description": "The same by smoothed anatomy."},
     "shuffled_identification": {"Description": "The same with the person's stimuli shuffled: has to be at chance."},
 }
@@ -312,6 +320,8 @@ def _save_similarity(group: _Group, template: Template) -> None:
         name = "group_" + relative_path({**group.entities, "desc": desc}, "relmat", ".tsv")
         write_tsv(pd.DataFrame(matrix, columns=people), group.output_dir / name)
         where = "as measured" if desc == "iscbefore" else "in the template's units, by maps fitted on the stimuli of the fit"
-        words = f"Correlation between people over held-out stimuli, mean over units, {where}; rows and columns are people, in the same order"
+        words = (
+            f"Correlation between people over held-out stimuli, mean over units, {where}; rows and columns are people, in the same order"
+        )
         note = "A map that shrinks everybody to the template raises it without knowing anything: not a score of the alignment"
         write_json(group.sidecar(Description=words, Comment=note), group.output_dir / name.replace(".tsv", ".json"))

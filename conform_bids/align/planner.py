@@ -79,7 +79,9 @@ def _check_space(found: Sequence[BetaMaps]) -> None:
             f" ({maps.kind})"
             for maps in spaces.values()
         )
-        raise UsageError(f"responses are in several spaces, and people are aligned in one: {listing}; choose by --output-spaces, --file-format")
+        raise UsageError(
+            f"responses are in several spaces, and people are aligned in one: {listing}; choose by --output-spaces, --file-format"
+        )
     (maps,) = spaces.values()
     label = maps.entities.get("space", "func")
     if label in UNALIGNED:

@@ -184,7 +184,9 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
         reliability = reliability_of(person.read("noiseceiling", "prepared", space)[0])
         training.append(_person(values, fitted.rows[index], reliability, folder / f"{person.participant}_fit.npy"))
         same = train is fitted
-        training_only.append(training[-1] if same else _person(values, train.rows[index], reliability, folder / f"{person.participant}_train.npy"))
+        training_only.append(
+            training[-1] if same else _person(values, train.rows[index], reliability, folder / f"{person.participant}_train.npy")
+        )
         del values
         if len(held_out.names):
             test.append(_held_out(person, held_out.rows[index], space, folder))

@@ -19,7 +19,21 @@ from conform_bids.bids.spaces import Space
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError
 from conform_bids.report.citations import Methods
-from conform_bids.report.page import Cell, Facts, Figure, Item, Link, Note, Number, References, Section, Table, Text, make_anchor, write_page
+from conform_bids.report.page import (
+    Cell,
+    Facts,
+    Figure,
+    Item,
+    Link,
+    Note,
+    Number,
+    References,
+    Section,
+    Table,
+    Text,
+    make_anchor,
+    write_page,
+)
 
 __all__ = ["describe_methods", "draw_scores", "methods", "write_group_report", "write_participant_report"]
 
@@ -292,7 +306,9 @@ _METHODS = {
 
 def describe_methods(settings: AlignSettings, version: str) -> Methods:
     """Describe the analysis; only what these settings use is named and cited."""
-    how = "Maps were fitted to a template that had been made before and stayed as it was." if settings.template else _METHODS[settings.method]
+    how = (
+        "Maps were fitted to a template that had been made before and stayed as it was." if settings.template else _METHODS[settings.method]
+    )
     parcels = {
         "whole": "all units together",
         "clusters": f"spatial clusters of about {settings.parcel_size} units",

@@ -96,7 +96,11 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
         own = {**row.fields, **fields, **fit}
         names = None
         if row.table:
-            own |= {"TrialTable": f"bids::{tables[row.table]}", "Settings": recorded_settings(plan.settings), "Notes": list(plan.notes) or None}
+            own |= {
+                "TrialTable": f"bids::{tables[row.table]}",
+                "Settings": recorded_settings(plan.settings),
+                "Notes": list(plan.notes) or None,
+            }
             names = map_names(_table(plan, loaded, row.table))
         else:
             values = values[None] if values.ndim == 1 else values

@@ -82,9 +82,7 @@ class AlignSettings:
         group=_PARCELS,
     )
 
-    template_name: str = option(
-        "conform", "Name of the template that the level group makes: tpl-NAME.", metavar="NAME", group=_TEMPLATE
-    )
+    template_name: str = option("conform", "Name of the template that the level group makes: tpl-NAME.", metavar="NAME", group=_TEMPLATE)
     template: str | None = option(
         None,
         "Align the participants to this template, which stays as it is: the output folder of a level group, or its *_xfm.h5 of a tpl-.",

@@ -74,10 +74,7 @@ def share_stimuli(tables: Sequence[pd.DataFrame], includes_test: bool) -> tuple[
                 raise UnusableInputError(f"stimulus {stim_id!r} is of different content in different people, by the SHA-256 of its files")
     names = [identities(table, known) for table in tables]
     held = {
-        name
-        for table, own in zip(tables, names, strict=True)
-        for name, split in zip(own, table["split"], strict=True)
-        if split in HELD_OUT
+        name for table, own in zip(tables, names, strict=True) for name, split in zip(own, table["split"], strict=True) if split in HELD_OUT
     }
     every = [set(own) for own in names]
     shared = {name for own in every for name in own if sum(name in other for other in every) > 1}

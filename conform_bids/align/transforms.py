@@ -218,7 +218,9 @@ class _Opened:
             raise UnusableInputError(f"{self._path}: not a {self._role} of conform-align, or broken ({error})") from error
 
 
-def _attributes(file: Any, role: str, space: Space, parcels: Sequence[Parcel], settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _attributes(
+    file: Any, role: str, space: Space, parcels: Sequence[Parcel], settings: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
     known = {"layout": _LAYOUT, "version": VERSION, "role": role, "space": space.label, "grid_hash": space.grid_hash}
     for key, value in {**known, "parcel_hash": parcel_hash(parcels), **facts}.items():
         file.attrs[key] = value
