@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from bids_app.run_options import Actions, BIDSOptions, ExecutionOptions
+from conform_bids.align.settings import AlignSettings
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.options import Option, options_of
 from conform_bids.psn.settings import PSNSettings
@@ -21,6 +22,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     DOCS / "glm" / "usage.md": (GLMSettings,),
     DOCS / "psn" / "usage.md": (PSNSettings,),
+    DOCS / "align" / "usage.md": (AlignSettings,),
     DOCS / "shared" / "command-line.md": (BIDSOptions, ExecutionOptions, Actions),
 }
 MARKERS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)

@@ -19,6 +19,7 @@ SUFFIXES = {
     "metrics": (".tsv",),
     "components": ARRAYS,
     "decomposition": (".h5",),
+    "xfm": (".h5",),
     "eigenspectrum": (".tsv",),
 }
 NEW_ENTITIES = {"from": "space", "to": "from", "mode": "to", "stat": "density"}

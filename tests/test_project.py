@@ -28,6 +28,7 @@ BAD_IMPORTS = {
     "a room imports an app": ("conform_bids/bids/planted.py", "import conform_bids.glm.settings\n", "2. "),
     "settings import the numerics": ("conform_bids/glm/settings.py", "import conform_bids.glm.numerics\n", "3. "),
     "the same in conform-psn": ("conform_bids/psn/settings.py", "import conform_bids.psn.numerics.fit\n", "3b. "),
+    "the same in conform-align": ("conform_bids/align/load.py", "import conform_bids.align.planner\n", "3c. "),
     "apps import each other": ("conform_bids/psn/load.py", "import conform_bids.glm.settings\n", "2. "),
     "the spine imports an app": ("bids_app/cli.py", "import bids_app.glm\n", "4. "),
     "a module in no room": ("conform_bids/planted.py", "", "2. "),
@@ -73,7 +74,7 @@ def test_version_and_console_scripts(repository: Path) -> None:
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
     assert citation["version"] == conform_bids.__version__
     scripts = _project(repository)["project"]["scripts"]
-    assert {"conform-glm", "conform-psn", "conform-demo"} <= set(scripts)
+    assert {"conform-glm", "conform-psn", "conform-align", "conform-demo"} <= set(scripts)
     installed = {script.name: script for script in entry_points(group="console_scripts") if script.name in scripts}
     assert set(installed) == set(scripts)
     assert all(callable(script.load()) for script in installed.values())
@@ -112,7 +113,7 @@ def _app(name: str) -> App:
     return app
 
 
-@pytest.mark.parametrize("name", ["glm", "psn"])
+@pytest.mark.parametrize("name", ["glm", "psn", "align"])
 def test_every_flag_is_documented(name: str, repository: Path) -> None:
     pages = "".join((repository / "docs" / page).read_text() for page in (f"{name}/usage.md", "shared/command-line.md"))
     written = set(re.findall(r"--[a-z][\w-]*", pages))
@@ -126,7 +127,7 @@ def test_every_flag_is_documented(name: str, repository: Path) -> None:
     assert used <= flags, f"documented commands use unknown flags: {sorted(used - flags)}"
 
 
-@pytest.mark.parametrize(("name", "more_than"), [("glm", 5), ("psn", 3)])
+@pytest.mark.parametrize(("name", "more_than"), [("glm", 5), ("psn", 3), ("align", 3)])
 def test_documented_commands_parse(name: str, more_than: int, repository: Path) -> None:
     page = (repository / "docs" / name / "usage.md").read_text()
     commands = [line for line in re.findall(rf"^    conform-{name} (.*)", page, re.MULTILINE) if "[options]" not in line]

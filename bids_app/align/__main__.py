@@ -28,6 +28,7 @@ APP = App(
     group_fits=True,
     group_outputs=("group_align.html", "group_align.tsv"),
     input_keys=("betas",),
+    demo_options=("--output-spaces", "fsaverage5"),
 )
 
 

@@ -84,8 +84,10 @@ class Plan:
         The participant's table of stimuli beside the responses.
     template : Path or None
         File of the template to align to; None where the group level will make one.
-    method : str
+    method, template_name : str
         Of the template; empty without one.
+    has_held_out : bool
+        Whether any stimulus is held out.
     notes : tuple of str
         What was left out or assumed; for the report.
     mem_gb : float
@@ -110,6 +112,7 @@ class Plan:
     stimuli: Path | None = None
     template: Path | None = None
     method: str = ""
+    template_name: str = ""
     has_held_out: bool = False
     notes: tuple[str, ...] = ()
     mem_gb: float = 2.0
@@ -150,8 +153,9 @@ class Plan:
         """What ``--dry-run`` prints."""
         space = "_".join(f"{key}-{self.entities[key]}" for key in ("space", "res", "den") if key in self.entities) or "boldref"
         aim = f"aligned to {self.template.name}" if self.template else "prepared for the level group"
+        what = f"responses of desc-{self.desc}, {aim}"
         return (
-            f"task {self.entities.get('task', 'n/a')}, {space} ({self.kind}): responses of desc-{self.desc}, {aim}; about {self.mem_gb:.1f} GB",
+            f"task {self.entities.get('task', 'n/a')}, {space} ({self.kind}): {what}; about {self.mem_gb:.1f} GB",
             *self.notes,
         )
 
@@ -258,7 +262,7 @@ def output_tables(plan: Plan) -> list[TableOutput]:
         descs = [plan.method, *(f"{plan.method}{desc}" for desc, _ in plan.apply_to)]
     rows = [TableOutput(desc, relative_path({**plan.entities, "desc": desc}, "trials", ".tsv")) for desc in descs]
     if plan.template is not None:
-        rows.append(TableOutput("transform", transform_path(plan.entities, plan.settings.template_name, plan.method)))
+        rows.append(TableOutput("transform", transform_path(plan.entities, plan.template_name, plan.method)))
     rows.append(TableOutput("stimuli", "stimuli/" + build_name({"sub": plan.participant}, "stimuli", ".tsv")))
     return rows
 

@@ -15,9 +15,10 @@ import pandas as pd
 from conform_bids.align.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.align.files import recorded_settings, transform_path
 from conform_bids.align.numerics.data import Parcel, parcels_from_labels
+from conform_bids.align.numerics.maps import Template
 from conform_bids.align.numerics.options import AlignOptions
 from conform_bids.align.numerics.predict import apply_map
-from conform_bids.align.numerics.template import Template, fit_template
+from conform_bids.align.numerics.template import fit_template
 from conform_bids.align.prepared import Gathered, PreparedPerson, common_space, find_prepared, gather
 from conform_bids.align.report import draw_scores, write_group_report, write_participant_report
 from conform_bids.align.results import fit_fields
@@ -41,7 +42,6 @@ __all__ = ["run_group"]
 
 APART_MM = 1e4
 """Hemispheres and structures are set apart by this much, so that nothing is smoothed over their border."""
-SLOPPY = {"families": ("anatomy", "zero"), "dimensions": (5, 10), "n_sweeps": 5, "tuning_parcels": 2}
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -137,7 +137,7 @@ def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources:
     seed = int(gathered.people[0].content.get("RandomSeed", 0))
     options = AlignOptions(method=settings.method, seed=seed)
     if resources.sloppy:
-        options = replace(options, **SLOPPY)
+        options = replace(options, families=("anatomy", "zero"), dimensions=(5, 10), n_sweeps=5, tuning_parcels=2)
         notes.append("Made with --sloppy, with few candidates: not for use.")
     if settings.method == "stack" and len(gathered.fitted.names) < options.minimum_stimuli:
         notes.append(

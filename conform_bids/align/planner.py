@@ -74,13 +74,9 @@ def _choose_dataset(dataset: Dataset) -> str:
 def _check_space(found: Sequence[BetaMaps]) -> None:
     spaces = {(maps.kind, *((key, maps.entities.get(key)) for key in _SPACE)): maps for maps in found}
     if len(spaces) > 1:
-        listing = "; ".join(
-            f"{':'.join([maps.entities.get('space', 'func'), *(f'{key}-{maps.entities[key]}' for key in _SPACE[1:] if key in maps.entities)])}"
-            f" ({maps.kind})"
-            for maps in spaces.values()
-        )
+        listing = "; ".join(f"{_name_space(maps)} ({maps.kind})" for maps in spaces.values())
         raise UsageError(
-            f"responses are in several spaces, and people are aligned in one: {listing}; choose by --output-spaces, --file-format"
+            f"responses are in several spaces, and people are aligned in one: {listing}; choose by --output-spaces or --file-format"
         )
     (maps,) = spaces.values()
     label = maps.entities.get("space", "func")
@@ -89,6 +85,11 @@ def _check_space(found: Sequence[BetaMaps]) -> None:
             f"{maps.files[0]}: space {label} is a person's own, in which units of different people have nothing to do with each other; run "
             "conform-glm (and conform-psn) in a common space, such as fsLR, fsaverage or MNI152NLin2009cAsym"
         )
+
+
+def _name_space(maps: BetaMaps) -> str:
+    modifiers = [f"{key}-{maps.entities[key]}" for key in ("res", "den", "cohort") if key in maps.entities]
+    return ":".join([maps.entities.get("space", "func"), *modifiers])
 
 
 def find_template(given: str, entities: dict[str, str]) -> Path:
@@ -142,6 +143,7 @@ class _Planner:
         labels = "_".join(f"{key}-{label}" for key, label in entities.items())
         warnings += [f"{labels}: {note}" for note in notes]
         template = None if self.settings.template is None else find_template(self.settings.template, entities)
+        facts = {} if template is None else template_facts(template)
         plan = Plan(
             participant=participant,
             entities=entities,
@@ -158,7 +160,8 @@ class _Planner:
             output_dir=self.output_dir,
             stimuli=self._stimuli(participant),
             template=template,
-            method="" if template is None else str(template_facts(template)["method"]),
+            method=str(facts.get("method", "")),
+            template_name=str(facts.get("template_name", "")),
             has_held_out=bool(split_of & set(HELD_OUT)),
             notes=tuple(notes),
             n_threads=self.resources.n_threads,

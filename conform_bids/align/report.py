@@ -54,9 +54,9 @@ _COLUMNS = {
 _CAPTION = (
     "A person's own responses to held-out stimuli, predicted from the other people's by a template that never saw this person: r / ceiling "
     "is the mean over units of correlation over the root of the noise ceiling; identification the share of stimuli whose pattern in a "
-    "parcel is most like its own prediction. Anatomy: the same place of other people, smoothed by as much as predicts best. Shuffled: the "
-    "left-out person's stimuli are shuffled, which has to give 0 and chance. ISC, the correlation between people, can be raised by shrinking "
-    "everybody to the template, and is no score."
+    "parcel is most like its own prediction. Anatomy: the same place of other people, smoothed by as much as predicts best. Shuffled: "
+    "the left-out person's stimuli are shuffled, which has to give 0 and chance. ISC, the correlation between people, can be raised by "
+    "shrinking everybody to the template, and is no score."
 )
 _FIGURES = {
     ("gain", "statmap"): (
@@ -219,9 +219,9 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
     for path in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):
         name = parse_name(path)
         entities = {key: label for key, label in name.entities.items() if key not in ("stat", "desc")}
-        key = (name.entities.get("stat", ""), name.suffix)
-        if entities == each.entities and key in _FIGURES:
-            title, caption = _FIGURES[key]
+        shown = _FIGURES.get((name.entities.get("stat", ""), name.suffix))
+        if entities == each.entities and shown is not None:
+            title, caption = shown
             items.append(Figure(path, caption, f"{title} of {each.title}", title))
     return Section(each.title, make_anchor(each.title), items)
 
@@ -240,8 +240,8 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     found: list[_Aligned] = []
     problems: list[str] = []
     for participant in sorted(participants, key=natural_key):
-        each, faults = _find(output_dir, participant)
-        found += each
+        own, faults = _find(output_dir, participant)
+        found += own
         problems += faults
     aligned = [each for each in found if each.is_aligned]
     paths = [output_dir / "group_align.tsv", output_dir / "group_align.html"]
@@ -292,9 +292,9 @@ def _methods_section(settings: AlignSettings, about: Mapping[str, str]) -> Secti
 
 _METHODS = {
     "stack": (
-        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models, whose maps "
-        "have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their dimensions, smoothing and weights "
-        "were chosen by cross-validation over stimuli."
+        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models, whose "
+        "maps have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their dimensions, smoothing and "
+        "weights were chosen by cross-validation over stimuli."
     ),
     "psrm": "Each parcel was aligned by a probabilistic shared response model; dimensions were chosen by cross-validation over stimuli.",
     "srm": "Each parcel was aligned by the deterministic shared response model; dimensions were chosen by cross-validation over stimuli.",
@@ -317,8 +317,8 @@ def describe_methods(settings: AlignSettings, version: str) -> Methods:
     on = "all stimuli that people share, held-out ones included" if settings.align_on == "all" else "the train stimuli that people share"
     parts = [
         f"People were brought to a common functional space with conform-align {version}, a BIDS-App [@gorgolewski2016bids; "
-        "@gorgolewski2017bidsapps], from their responses to stimuli that they share, which are the same by the content of their files, else "
-        f"by name within a dataset. {how}",
+        "@gorgolewski2017bidsapps], from their responses to stimuli that they share, which are the same by the content of their files, "
+        f"else by name within a dataset. {how}",
     ]
     if settings.template is None:
         parts.append(f"Parcels were {parcels}, the same in all people, each with the units around it; maps were averaged there.")

@@ -18,7 +18,7 @@ from conform_bids.align.prepared import Gathered
 from conform_bids.numerics.compute import Compute
 from conform_bids.numerics.scores import correlate_columns
 
-__all__ = ["MIN_HELD_OUT", "Scores", "why_no_scores", "score_people", "similarity"]
+__all__ = ["MIN_HELD_OUT", "Scores", "score_people", "similarity", "why_no_scores"]
 
 MIN_HELD_OUT = 5
 """Held-out stimuli that people must share for scores."""

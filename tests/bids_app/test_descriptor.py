@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from bids_app.align.__main__ import APP as ALIGN
 from bids_app.app import App
 from bids_app.cli import build_parser, parse
 from bids_app.descriptor import boutiques_descriptor, boutiques_text, main
@@ -25,7 +26,7 @@ def bosh(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("app", [APP, PSN])
+@pytest.mark.parametrize("app", [APP, PSN, ALIGN])
 def test_the_committed_descriptor_is_up_to_date(app: App, repository: Path) -> None:
     committed = (repository / "bids_app" / app.name / "boutiques.json").read_text(encoding="utf-8")
     assert committed == boutiques_text(app), f"run python -m bids_app.descriptor {app.name}"
