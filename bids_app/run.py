@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bids_app.app import App
 from bids_app.cli import parse
-from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, summary_lines
+from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, silence_broken_streams, summary_lines
 from conform_bids.errors import ConformError, MissingInputError
 
 if TYPE_CHECKING:
@@ -45,8 +46,24 @@ def main(app: App, arguments: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0 all done; 1 some participants failed; 2 usage; 65, 66 nothing completed as input is unusable or
-        missing; 70 a bug; 130, 143 interrupted.
+        missing; 70 a bug; 130, 143 interrupted; 141 nobody reads what is printed any more (``| head``).
     """
+    try:
+        try:
+            return _main(app, arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what it raises can be caught
+    except BrokenPipeError:
+        silence_broken_streams()
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, where the output goes to a file
+        silence_broken_streams()
+        show_error(error, command=app.command)
+        return 1
+
+
+def _main(app: App, arguments: Sequence[str] | None) -> int:
     config = None
     try:
         with _termination_as_exception():
@@ -60,6 +77,8 @@ def main(app: App, arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         return 128 + signal.SIGTERM
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and silence_broken_streams():
+            return 128 + signal.SIGPIPE
         if is_environment_error(error):
             show_error(error, command=app.command, with_traceback=config is not None and config.execution.tracebacks)
             return 1
