@@ -8,6 +8,7 @@ memory-mapped file in ``--scratch`` to memory-mapped outputs; ``--fraction .1`` 
 method needs (counted by formula, in double precision) would take at the rates that the machine shows for them alone; "share" is that over
 the time taken. Triangular solves, elementwise work, reordering and reading are what is missing from it. Threads of the engine take whole
 parcels, so that its rates are those of one thread, times threads. Each figure is the faster of two, but for what takes longer than 5 s.
+On a machine that others use as well, CPU seconds say more than wall time.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def measure_whole(scratch: Path, threads: int, memory_gb: float, fraction: float
         def allocate(array: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
             return np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=np.float32, shape=shape)
 
-        compute, options = Compute(n_threads=threads, memory_bytes=memory_gb * 1e9), EngineOptions()
+        compute, options = Compute(n_threads=threads, memory_bytes=memory_gb * 1e9), EngineOptions(null_parcels=max(1, round(8 * fraction)))
         cpu = time.process_time()
         with peak_anonymous_gb() as peak:
             source = np.load(folder / "betas.npy", mmap_mode="r")
@@ -284,7 +285,7 @@ def measure_whole(scratch: Path, threads: int, memory_gb: float, fraction: float
         f"{peak[0]:.2f} GB without files that are mapped ({resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB with them)"
     )
     if fraction < 1:
-        print(f"all {UNITS:,} units, extrapolated from {fraction:.0%} of them: {seconds / fraction:.0f} s")
+        print(f"all {UNITS:,} units, extrapolated from {fraction:.0%} of them: {seconds / fraction:.0f} s, {cpu / fraction:.0f} CPU-s")
 
 
 @contextmanager
