@@ -30,7 +30,7 @@ def setting(people: object) -> Setting:
 def test_the_true_number_of_dimensions_is_chosen(people: object, setting: Setting) -> None:
     assert setting.dimensions == {"zero": 12, "group": 12, "kernel": 12}
     assert setting.weights["anatomy"] < 0.2 and 0.7 < sum(setting.weights.values()) < 1.3
-    assert set(setting.widths) == set(FAMILIES) and len(setting.scores) == 2 + 2 * 4 + 2 * 3
+    assert set(setting.widths) == set(FAMILIES) and len(setting.scores) == 2 + 2 * 2 + 2 * 2 + 2 * 3
     assert choose(people, AlignOptions("srm", dimensions=(2, 12))).dimensions == {"srm": 12}
     assert choose(people, AlignOptions("procrustes")).weights == {"procrustes": 1.0}
 
