@@ -250,4 +250,6 @@ def _pooled_weights(
     found = map_blocks(moments, parts, compute)
     gram, moment = np.sum([each for each, _ in found], axis=0), np.sum([each for _, each in found], axis=0)
     weights = stack_weights(gram, moment)
+    if not weights.any():  # nothing predicts: anatomy, rather than no prediction
+        weights[0] = 1.0
     return {name: float(value) for name, value in zip(members, weights, strict=True)}

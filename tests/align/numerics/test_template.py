@@ -168,3 +168,20 @@ def test_few_stimuli_leave_anatomy_alone(simulate_people: Callable) -> None:
     assert list(template.members[0].maps[0].families) == ["anatomy"]
     with pytest.raises(ValueError, match="for a person of"):
         apply_map(template.members[0], template, np.zeros((3, 7)))
+
+
+def test_families_without_weight_are_not_kept(people: object) -> None:
+    setting = replace(SETTING, weights={"anatomy": 0.0, "zero": 0.8, "group": 0.0, "kernel": 0.2})
+    template = fit_template(people.training, people.parcels, coordinates=people.coordinates, setting=setting)
+    assert set(template.parts[0].families) == set(template.members[0].maps[0].families) == {"zero", "kernel"}
+    nothing = replace(SETTING, weights=dict.fromkeys(FAMILIES, 0.0))
+    assert set(fit_template(people.training, people.parcels, coordinates=people.coordinates, setting=nothing).parts[0].families) == {
+        "anatomy"
+    }
+
+
+def test_every_unit_needs_a_position(people: object) -> None:
+    places = people.coordinates.copy()
+    places[3] = np.nan
+    with pytest.raises(ValueError, match="no position"):
+        fit_template(people.training, people.parcels, coordinates=places)
