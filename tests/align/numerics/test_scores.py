@@ -47,12 +47,6 @@ def anatomy_of(setting: Setting) -> Setting:
     return Setting(widths={"anatomy": setting.widths["anatomy"]}, weights={"anatomy": 1.0})
 
 
-def test_noise_alone_leaves_anatomy(simulate_people: Callable) -> None:
-    noise = simulate_people(n_train=24, noise=1e6)
-    weights = choose(noise, OPTIONS).weights
-    assert sum(weights.values()) > 0 and sum(weights[name] for name in FAMILIES[1:]) < 0.2
-
-
 def test_scores_of_left_out_people(people: object, setting: Setting) -> None:
     scores = leave_one_person_out(people.training, people.test, people.parcels, OPTIONS, Compute(), people.coordinates, setting)
     assert len(scores) == 4
