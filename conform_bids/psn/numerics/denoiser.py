@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Component", "Denoiser", "gains"]
+__all__ = ["Component", "Denoiser", "filter_gains", "gains"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -29,10 +29,24 @@ def gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> 
     terms : (n_terms, 3) float64 array
         Columns: weight, power, a. With a = 0 dimensions pass as they are.
     """
-    weight, power, a = terms.T[:, :, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        passed = np.where(a == 0, 1.0, 1.0 / (1.0 + a * (signal_to_noise * n_averaged) ** -power))
-    return (weight * passed).sum(axis=0)
+    return np.asarray(terms[:, 0] @ filter_gains(signal_to_noise, n_averaged, terms[:, 1:]))
+
+
+def filter_gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> FloatArray:
+    """What each filter of a family lets through of each dimension, (n_terms, n_dimensions); see `gains`.
+
+    Parameters
+    ----------
+    signal_to_noise, n_averaged
+        As for `gains`.
+    terms : (n_terms, 2) float64 array
+        Columns: power, a.
+    """
+    power, a = terms[:, 0], terms[:, 1][:, None]
+    distinct, place = np.unique(power, return_inverse=True)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        inverse = (signal_to_noise * n_averaged) ** -distinct[:, None]
+        return np.where(a == 0, 1.0, 1.0 / (1.0 + a * inverse[place]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from conform_bids.psn.numerics.denoiser import gains
+from conform_bids.psn.numerics.denoiser import filter_gains
 from conform_bids.psn.numerics.spectral import decompose, shrink, solve_lower
 
 __all__ = [
@@ -195,18 +195,24 @@ def score_filters(
     n_terms = len(terms)
     linear = np.zeros(len(parts) * n_terms)
     quadratic = np.zeros((len(linear), len(linear)))
-    one = np.c_[np.ones(n_terms), terms]
-    cross = {(i, j): parts[i].left.T @ parts[j].left for i in range(len(parts)) for j in range(i + 1)}
+    # all parts side by side: a few large products of a matrix with itself, of which half has to be computed
+    left, right = (np.concatenate([getattr(part, side) for part in parts], axis=1) for side in ("left", "right"))
+    bounds = np.cumsum([0, *(len(part.ratio) for part in parts)])
+    cross = left.T @ left
     for count in np.unique(counts):
         rows = counts == count
         root = np.sqrt(weights[rows])[:, None]
-        projected = [(root * inputs[rows]) @ part.right for part in parts]
-        passed = [np.stack([gains(part.ratio, count, term[None]) for term in one]) for part in parts]
-        for i, part in enumerate(parts):
-            place = slice(i * n_terms, (i + 1) * n_terms)
-            linear[place] += passed[i] @ np.einsum("ij,ij->j", (root * targets[rows]) @ part.left, projected[i])
+        projected = (root * inputs[rows]) @ right
+        agreement = np.einsum("ij,ij->j", (root * targets[rows]) @ left, projected)
+        product = projected.T @ projected
+        product *= cross
+        passed = [filter_gains(part.ratio, count, terms) for part in parts]
+        for i, own in enumerate(passed):
+            place, dimensions = slice(i * n_terms, (i + 1) * n_terms), slice(bounds[i], bounds[i + 1])
+            linear[place] += own @ agreement[dimensions]
+            outer = own @ product[dimensions, : bounds[i + 1]]
             for j in range(i + 1):
-                block = passed[i] @ (cross[i, j] * (projected[i].T @ projected[j])) @ passed[j].T
+                block = outer[:, bounds[j] : bounds[j + 1]] @ passed[j].T
                 other = slice(j * n_terms, (j + 1) * n_terms)
                 quadratic[place, other] += block
                 if j < i:
@@ -230,6 +236,13 @@ def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
     if level <= 0 or scores.total <= 0:
         return np.zeros(n_filters)
     unexplained = 1 - max(0.0, float(np.max(2 * scores.linear - np.diag(scores.quadratic)))) / scores.total
-    values, vectors = np.linalg.eigh((scores.quadratic + scores.quadratic.T) / 2)
-    root = np.sqrt(np.maximum(values, ROUNDING * values[-1]) + ridge * max(unexplained, 0.0) * level)
-    return np.asarray(scipy.optimize.nnls(root[:, None] * vectors.T, vectors.T @ scores.linear / root, maxiter=100 * n_filters)[0])
+    symmetric = (scores.quadratic + scores.quadratic.T) / 2
+    added = ridge * max(unexplained, 0.0) * level
+    factor, failed = scipy.linalg.lapack.dpotrf(symmetric + added * np.eye(n_filters), lower=0, clean=1)
+    if not failed and np.diag(factor).min() ** 2 > ROUNDING * n_filters * level:
+        target = scipy.linalg.solve_triangular(factor, scores.linear, trans="T", check_finite=False)
+    else:  # filters that cannot be told apart
+        values, vectors = decompose(symmetric)
+        root = np.sqrt(np.maximum(values, ROUNDING * values[-1]) + added)
+        factor, target = root[:, None] * vectors.T, vectors.T @ scores.linear / root
+    return np.asarray(scipy.optimize.nnls(factor, target, maxiter=100 * n_filters)[0])
