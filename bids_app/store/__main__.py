@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("output_dir", type=Path, help="Where split.tsv goes.")
     _add_datasets(split, "A raw dataset (events and stimuli/), or a derivative with trial tables.")
     split.add_argument("--condition-column", metavar="NAME", help="Column of the events that names the stimulus.")
+    split.add_argument(
+        "--dataset-config", nargs="+", default=[], metavar="NAME=FILE", help="Descriptions of datasets (YAML), or NAME=nsd and the like."
+    )
     _add_sameness(split)
     show = commands.add_parser("show", help="Print what a store holds.")
     show.add_argument("store", type=Path, help="Folder of the store.")
@@ -209,12 +212,25 @@ def _split(given: argparse.Namespace) -> int:
         split=given.split,
         features=given.features,
         condition_column=given.condition_column,
+        configs=_configs(given),
     )
     sizes = result.stimuli.drop_duplicates("content_id")["split"].value_counts()
     print(", ".join(f"{count} {side}" for side, count in sizes.items()) + f" of {len(result.stimuli)} stimuli by name")
     for path in result.files:
         print(path)
     return 0
+
+
+def _configs(given: argparse.Namespace) -> dict[str, Any]:
+    from conform_bids.store.dataset_config import read_config, shipped_configs
+
+    there, configs = _named(given.datasets), {}
+    for text in given.dataset_config:
+        name, equals, file = text.partition("=")
+        if not equals or name not in there:
+            raise UsageError(f"--dataset-config {text}: NAME=FILE, where NAME is one of {', '.join(there)}")
+        configs[name] = read_config(shipped_configs().get(file, Path(file)))
+    return configs
 
 
 def _show(given: argparse.Namespace) -> int:

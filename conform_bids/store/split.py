@@ -23,6 +23,8 @@ from conform_bids.store.catalogue import (
     read_features,
     read_marks,
 )
+from conform_bids.store.conventions import dataset_trials
+from conform_bids.store.dataset_config import DatasetConfig
 from conform_bids.store.inputs import clean_name
 
 __all__ = ["SplitResult", "shown_stimuli", "write_split"]
@@ -59,6 +61,7 @@ def write_split(
     split: Path | None = None,
     features: Path | None = None,
     condition_column: str | None = None,
+    configs: Mapping[str, DatasetConfig] | None = None,
 ) -> SplitResult:
     """Write the split of the stimuli of datasets.
 
@@ -78,6 +81,8 @@ def write_split(
         Feature table, for ``sameness.threshold``.
     condition_column : str, optional
         Column of the events that names the stimulus; by default as in conform-glm.
+    configs : mapping of str to DatasetConfig, optional
+        Descriptions of datasets by name: which trials are test is theirs to say, from the whole dataset where it takes that.
 
     Raises
     ------
@@ -92,7 +97,9 @@ def write_split(
     for name, path in datasets.items():
         if not clean_name(name):
             raise UsageError(f"{name!r}: the name of a dataset is made of letters and digits")
-        frames.append(shown_stimuli(Path(path), condition_column).assign(dataset=name))
+        config = (configs or {}).get(name)
+        shown = shown_stimuli(Path(path), condition_column) if config is None else dataset_trials(config, path).assign(stim_file="n/a")
+        frames.append(shown.assign(dataset=name))
         root = Path(path).resolve()
         folders[name] = next((place / "stimuli" for place in (root, root.parent.parent) if _has_stimuli(place)), None)
     shown = pd.concat(frames, ignore_index=True)
