@@ -135,7 +135,7 @@ class Plan:
         files: list[Path] = []
         for run in self.runs:
             files += [*run.bold, *(path for path in (run.mask, run.events, run.confounds) if path is not None)]
-        for option in (self.settings.hrf_library, self.settings.assumed_hrf):
+        for option in (self.settings.hrf_library, self.settings.assumed_hrf, self.settings.dataset_config):
             files += [option] if option is not None else []
         return tuple(dict.fromkeys(files))
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from conform_bids.bids.events import RunEvents, build_trial_table
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, read_hrf_table
+from conform_bids.bids.names import parse_name
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.glm.files import PlannedRun
@@ -20,6 +21,8 @@ from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
+from conform_bids.store.conventions import apply_convention
+from conform_bids.store.dataset_config import DatasetConfig, read_config
 
 __all__ = [
     "COLLINEAR",
@@ -30,7 +33,9 @@ __all__ = [
     "check_repetition_times",
     "choose_models",
     "cross_validation_folds",
+    "dataset_config",
     "design_notes",
+    "fit_scope",
     "session_groups",
     "usable_trials",
 ]
@@ -58,15 +63,30 @@ def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTabl
         )
         for run in runs
     ]
+    config = dataset_config(settings)
     table = build_trial_table(
         events,
-        condition_column=settings.condition_column,
+        condition_column=settings.condition_column if config is None else "stim_id",
         trial_filter=settings.trial_filter,
         nuisance_events=settings.nuisance_events,
         stimulus_duration=settings.stimulus_duration,
         split=settings.split,
+        prepare=None if config is None else lambda path, table: apply_convention(config, parse_name(path).entities, table, str(path)),
     )
     return _flag_collinear(table, runs, settings)
+
+
+def dataset_config(settings: GLMSettings) -> DatasetConfig | None:
+    """The description of the dataset that the user gave."""
+    return None if settings.dataset_config is None else read_config(settings.dataset_config)
+
+
+def fit_scope(settings: GLMSettings) -> str:
+    """What --fit-scope says, or, where that is auto, the description of the dataset; groups of sessions are no scope here."""
+    config = dataset_config(settings)
+    if settings.fit_scope == "auto" and config is not None and config.fit.scope in ("session", "subject"):
+        return config.fit.scope
+    return settings.fit_scope
 
 
 def assumed_hrf(settings: GLMSettings, repetition_time: float) -> HRFLibrary:

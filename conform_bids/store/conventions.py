@@ -48,12 +48,12 @@ def apply_convention(config: DatasetConfig, entities: Mapping[str, str], events:
     MissingInputError
         When the column of the stimulus is absent.
     """
+    if not is_used(config, entities):
+        return events.iloc[:0].assign(stim_id=None, split=None)
     column, shift, duration = _of_run(config, entities)
     if column not in events.columns:
         there = ", ".join(map(str, events.columns))
         raise MissingInputError(f"{where or 'events'}: no column {column!r}, where {config.name} names its stimuli; there are {there}")
-    if not is_used(config, entities):
-        return events.iloc[:0].assign(stim_id=None, split=None)
     names = [_name(config, cell) for cell in events[column]]
     kept = events.assign(stim_id=pd.Series(names, index=events.index, dtype=object))
     kept = kept[[name is not None for name in names]]
