@@ -145,8 +145,20 @@ class Denoiser:
             raise ValueError("n_averaged: numbers of trials are positive")
         centred = responses - self.mean
         denoised = np.zeros_like(centred)
-        distinct, group = np.unique(count, return_inverse=True)
-        for component in self.components:
-            gain = np.stack([component.gain(value) for value in distinct]) if len(distinct) else np.empty((0, component.left.shape[1]))
-            denoised += ((centred @ component.right) * gain[group]) @ component.left.T
+        distinct, group, sizes = np.unique(count, return_inverse=True, return_counts=True)
+        many = sizes >= self.n_units  # rows that are cheaper to multiply by one matrix than by factors
+        for value in np.flatnonzero(many):
+            rows = group == value
+            denoised[rows] = centred[rows] @ self.matrix(float(distinct[value])).T
+        few = ~many[group]
+        if few.any():
+            denoised[few] = self._by_factors(centred[few], distinct, group[few])
         return denoised + self.mean
+
+    def _by_factors(self, centred: FloatArray, counts: FloatArray, group: IntArray) -> FloatArray:
+        """The map of rows over ``counts[group]`` trials, without forming it."""
+        denoised = np.zeros_like(centred)
+        for component in self.components:
+            gain = np.stack([component.gain(value) for value in counts])
+            denoised += ((centred @ component.right) * gain[group]) @ component.left.T
+        return denoised

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 Levels = Sequence[tuple[float, float]]
 RIDGE = 1e-10
 ROUNDING = 1e-12
@@ -41,11 +42,22 @@ class FilterPart:
         ``right.T @ left`` is the identity.
     ratio : (n_dimensions,) float64 array
         Variance of the signal over that of a single trial's noise.
+    units : (n_dimensions,) int array or None
+        Where dimensions are units by themselves: which.
     """
 
     left: FloatArray
     right: FloatArray
     ratio: FloatArray
+    units: IntArray | None = None
+
+    def project(self, rows: FloatArray) -> FloatArray:
+        """Samples along the dimensions, (n_samples, n_dimensions)."""
+        return rows @ self.right if self.units is None else rows[:, self.units]
+
+    def weigh(self, rows: FloatArray) -> FloatArray:
+        """Products of samples with where dimensions go to, (n_samples, n_dimensions)."""
+        return rows @ self.left if self.units is None else rows[:, self.units]
 
 
 def noise_cholesky(noise: FloatArray) -> FloatArray:
@@ -123,7 +135,7 @@ def _single_units(signal: FloatArray, noise: FloatArray) -> FilterPart:
     axes = np.zeros((len(signal), len(kept)))
     axes[kept, np.arange(len(kept))] = 1.0
     floor = ROUNDING * float(np.mean(noise))
-    return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor))
+    return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,24 +207,20 @@ def score_filters(
     n_terms = len(terms)
     linear = np.zeros(len(parts) * n_terms)
     quadratic = np.zeros((len(linear), len(linear)))
-    # all parts side by side: a few large products of a matrix with itself, of which half has to be computed
-    left, right = (np.concatenate([getattr(part, side) for part in parts], axis=1) for side in ("left", "right"))
-    bounds = np.cumsum([0, *(len(part.ratio) for part in parts)])
-    cross = left.T @ left
+    cross = {(i, j): parts[j].weigh(parts[i].left.T) for i in range(len(parts)) for j in range(i + 1)}
     for count in np.unique(counts):
         rows = counts == count
         root = np.sqrt(weights[rows])[:, None]
-        projected = (root * inputs[rows]) @ right
-        agreement = np.einsum("ij,ij->j", (root * targets[rows]) @ left, projected)
-        product = projected.T @ projected
-        product *= cross
+        chosen, aims = root * inputs[rows], root * targets[rows]
+        projected = [part.project(chosen) for part in parts]
         passed = [filter_gains(part.ratio, count, terms) for part in parts]
-        for i, own in enumerate(passed):
-            place, dimensions = slice(i * n_terms, (i + 1) * n_terms), slice(bounds[i], bounds[i + 1])
-            linear[place] += own @ agreement[dimensions]
-            outer = own @ product[dimensions, : bounds[i + 1]]
+        for i, part in enumerate(parts):
+            place = slice(i * n_terms, (i + 1) * n_terms)
+            linear[place] += passed[i] @ np.einsum("ij,ij->j", part.weigh(aims), projected[i])
             for j in range(i + 1):
-                block = outer[:, bounds[j] : bounds[j + 1]] @ passed[j].T
+                product = projected[i].T @ projected[j]
+                product *= cross[i, j]
+                block = passed[i] @ product @ passed[j].T
                 other = slice(j * n_terms, (j + 1) * n_terms)
                 quadratic[place, other] += block
                 if j < i:

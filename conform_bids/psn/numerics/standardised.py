@@ -124,7 +124,7 @@ def standardise(trials: Trials) -> Standardised:
     scale = np.maximum(deviation, QUIET * complete.means.std(axis=0))
     if not (scale > 0).all():
         raise UnusableInputError(f"{int((scale <= 0).sum())} units do not vary; leave them out")
-    residuals = residuals / scale
+    residuals /= scale
     squares = np.add.reduceat(np.einsum("ij,ij->i", residuals, residuals), complete.starts)
     variance = squares[repeated] / (complete.counts[repeated] - 1)
     weight = np.ones(complete.n_conditions)
