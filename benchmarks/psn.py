@@ -145,7 +145,7 @@ def stacked_products(n_units: int, n_conditions: int, n_trials: int, n_folds: in
     fits = covariances + n_levels * part
     calibration = n_folds * (n**2 * rows + 2 * n**3 / 3 + 2 * (n**2 * n_conditions + n_levels * part + score))
     held_out_fits = n_folds * (fits + 2 * score + n_levels * 2 * n**2 * rank) + 2 * n**2 * rows
-    return fits + calibration + held_out_fits + gsn_products(n_units, n_conditions, n_trials, 4)
+    return fits + calibration + held_out_fits
 
 
 def measure_gsn(sizes: list[int], threads: list[int]) -> None:
@@ -186,9 +186,9 @@ def measure_growth() -> None:
 
 
 STAGES = (
-    (fit, "estimate_signal_noise", "covariances by GSN, for maps and report"),
     (stacked, "standardise", "units by their noise"),
-    (stacked, "_candidate_levels", "levels of shrinkage"),
+    (stacked, "choose_noise_level", "level of shrinkage of the noise"),
+    (stacked, "choose_data_level", "level of shrinkage of condition means"),
     (stacked, "_score_fold", "calibration: five folds, two signs"),
     (stacked, "fit_parts", "filters of all conditions"),
     (stacked, "mix_filters", "mixture"),
