@@ -160,6 +160,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
 
 def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset | None, plan: RunPlan) -> int:
     """Build, execute, report and record; reports are written whatever happens."""
+    from bids_app.folders import FormerFiles
     from bids_app.provenance import about, collect
     from bids_app.record import participants_in, write_group, write_logs, write_reports, write_root_files
 
@@ -170,11 +171,13 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
     if plan.jobs:
         write_root_files(app, config, dataset)
         write_logs(app, config, plan.jobs, provenance)
-        _remove_former(config, plan)
+        former = FormerFiles.of(config.output_dir, plan.jobs) if config.actions.overwrite else None
         try:
             outcome = _execute(app, config, resources, plan, failures)
             failures.update(outcome.failures)
             completed, interrupted = outcome.completed, outcome.signal
+            if former is not None:
+                show_warnings(former.remove_stale(completed))
         finally:
             failed_reports = write_reports(app, config, _with_report(config, plan), about(provenance), failures)
             failures.update({label: failure for label, failure in failed_reports.items() if label not in failures})
@@ -189,15 +192,6 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
         completed += () if group_failure else ("group",)
     unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
     return _conclude(app, completed, failures, unfinished, interrupted)
-
-
-def _remove_former(config: RunConfig, plan: RunPlan) -> None:
-    """With ``--overwrite``, remove what is about to be made again, so that nothing of other settings stays beside it."""
-    from bids_app.folders import former_files
-
-    for participant, jobs in plan.jobs.items() if config.actions.overwrite else ():
-        for path in former_files(config.output_dir, participant, jobs):
-            path.unlink(missing_ok=True)
 
 
 def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, failures: dict[str, ParticipantFailure]) -> ExecutionOutcome:
