@@ -37,7 +37,7 @@ from conform_bids.psn.numerics.parcels import spatial_clusters
 from conform_bids.psn.numerics.trials import group_trials, split_conditions
 
 PUBLIC_GSN = {1000: 5.9}
-"""Seconds of the public package, one thread, for 1,000 units x 1,000 conditions x 3 trials on the machine that the table was made on."""
+"""Seconds of the public package with one thread, for 1,000 units; timed apart, so that the ratio is a rough one on other machines."""
 UNITS, CONDITIONS, TRIALS, SIZE = 91_282, 1_000, 3, 300
 MAX_REPEATED = 5.0
 
