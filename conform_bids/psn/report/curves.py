@@ -41,7 +41,7 @@ def plot_spectra(spectrum: pd.DataFrame, path: Path) -> Path:
             _band(variances, order, np.where(values > 0, values, np.nan), colour, name)
         variances.set_yscale("log")
         top = max(1e-3, *(float(np.nanmax(values / scale, initial=0.0)) for values in (signal, noise)))
-        variances.set_ylim(1e-5 * top, 2 * top)
+        variances.set_ylim(3e-4 * top, 2 * top)
         variances.yaxis.set_major_formatter("{x:g}")
         _legend_above(variances)
         finish_axes(variances, "Dimension", "Variance / signal variance", "Spectrum")
