@@ -52,7 +52,7 @@ def fit_options(plan: Plan) -> EngineOptions:
         basis=settings.basis,
         criterion=settings.criterion,
         alpha=settings.alpha,
-        no_gain=settings.no_gain,
+        no_gain=settings.without_gain,
         session_zscore=plan.zscore,
         output_units=settings.output_units,
         rescale=False,

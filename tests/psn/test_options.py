@@ -163,8 +163,11 @@ def test_n_folds(fit: Fit) -> None:
 
 def test_no_gain(tmp_path: Path, make_betas: Any, beta_spec: Any, fit_betas: Any) -> None:
     dataset, _ = make_betas(tmp_path / "glm", beta_spec(noise=60.0))
-    (passed,) = fit_betas(dataset, tmp_path / "pass", "--method", "wiener")
+    (kept,) = fit_betas(dataset, tmp_path / "keep", "--method", "wiener")
+    (passed,) = fit_betas(dataset, tmp_path / "pass", "--method", "wiener", "--no-gain", "pass")
     (zeroed,) = fit_betas(dataset, tmp_path / "zero", "--method", "wiener", "--no-gain", "zero")
+    assert kept.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["denoised"]
+    assert "no better" in kept.table("_desc-parcels_metrics.tsv")["note"][0]
     assert passed.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["passed"]
     assert zeroed.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["zeroed"]
     np.testing.assert_allclose(effect(passed), effect(passed, "trialavg"), rtol=1e-5, atol=1e-5)
