@@ -23,6 +23,8 @@ def test_margins_reach_neighbours_and_no_farther() -> None:
     np.testing.assert_array_equal(second.units, np.arange(13, 30))
     assert [len(each.units) for each in parcels_from_labels(labels)] == [12, 15]
     assert unit_spacing(places) == pytest.approx(2.5)
+    with pytest.raises(ValueError, match="below 1"):
+        parcels_from_labels(labels, places, margin_weight=1)
 
 
 def test_units_without_variance_or_with_gaps_are_set_aside() -> None:
