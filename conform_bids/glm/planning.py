@@ -32,6 +32,7 @@ __all__ = [
     "check_glmsingle",
     "check_repetition_times",
     "choose_models",
+    "collinear_flags",
     "cross_validation_folds",
     "dataset_config",
     "design_notes",
@@ -133,13 +134,27 @@ def _flag_collinear(table: TrialTable, runs: Sequence[PlannedRun], settings: GLM
             columns[:, same] = response_at(assumed_hrf(settings, tr), float(duration), delays[:, same])[..., 0]
         degree = polynomial_degree(n_volumes, tr) if settings.polynomial_degree is None else settings.polynomial_degree
         columns = project_out(polynomial_basis(n_volumes, degree), columns)
-        parallel = largest_correlation(columns) > PARALLEL
-        shared = np.isin(onset, [value for value, count in Counter(onset.tolist()).items() if count > 1])
-        bad = parallel | (trial_variance_inflation(columns) > INFLATED)
-        found = np.where(shared, reason, COLLINEAR)
-        unflagged = flags[rows] == "n/a"
-        flags[rows[bad & unflagged]] = found[bad & unflagged]
+        found = collinear_flags(columns, onset, reason)
+        flags[rows] = np.where(flags[rows] == "n/a", found, flags[rows])
     return replace(table, trials=table.trials.assign(flag=flags.astype(str)))
+
+
+def collinear_flags(columns: npt.NDArray[np.float64], onset: npt.NDArray[np.float64], together: str) -> npt.NDArray[np.object_]:
+    """Flags of a run's trials that cannot be told apart, n/a for the others.
+
+    Parameters
+    ----------
+    columns : (n_volumes, n_trials) array
+        Regressors, drifts out.
+    onset : (n_trials,) array
+        Seconds.
+    together : str
+        Flag of those that share their onset with another.
+    """
+    bad = (largest_correlation(columns) > PARALLEL) | (trial_variance_inflation(columns) > INFLATED)
+    counts = Counter(onset.tolist())
+    reasons = [together if counts[value] > 1 else COLLINEAR for value in onset.tolist()]
+    return np.where(bad, np.array(reasons, dtype=object), "n/a")
 
 
 def check_repetition_times(runs: Sequence[PlannedRun]) -> None:

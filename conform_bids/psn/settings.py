@@ -113,7 +113,7 @@ class PSNSettings:
     no_gain: str | None = option(
         None,
         "What to do with parcels whose denoising gains nothing by cross-validation: pass their trial averages through, or set them to the "
-        "mean response (zero signal). Default: pass; what the methods of the PSN package make of them is left as it is there.",
+        "mean response (zero signal). Default: pass; what the methods of the PSN package make of them is left as it is.",
         choices=("pass", "zero"),
         group=_METHOD,
     )

@@ -147,7 +147,8 @@ def _conform(settings: GLMSettings) -> str:
     }[settings.hrf_averaging]
     return (
         f"**conform**: noise regressors were taken out of data and design, {whitening}, and the HRF of each unit was chosen on what was "
-        "left, by the evidence of the model that follows. Responses were shrunk towards the unit's own mean response by a ridge penalty averaged over by its evidence "
+        "left, by the evidence of the model that follows. Responses were shrunk towards the unit's own mean response by a ridge penalty "
+        "averaged over by its evidence "
         f"[@mackay1992], which uses no condition labels{averaging}."
     )
 
