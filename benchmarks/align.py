@@ -1,8 +1,8 @@
 """Functional alignment on simulated people (align_worlds.py): prediction of a left-out person's own responses, and its cost.
 
-``python benchmarks/align.py --worlds B --stimuli 20 50 100 300 --noise 1 2 --seeds 11 12 13`` prints, for each method, the mean over units of
-correlation / noise ceiling (true reliability; units above .1), 1-of-150 identification in a parcel (chance .007), and CPU seconds; one
-left-out person a seed, five others. ``--shuffle`` shuffles that person's stimulus labels: everything must fall to chance.
+``python benchmarks/align.py --worlds B --stimuli 20 50 100 300 --noise 1 2 --seeds 11 12 13`` prints, for each method, the mean over
+units of correlation / noise ceiling (true reliability; units above .1), 1-of-150 identification in a parcel (chance .007), and CPU
+seconds; one left-out person a seed, five others. ``--shuffle`` shuffles that person's stimulus labels: everything must fall to chance.
 ``--speed`` times 5 people x 10,000 units x 300 stimuli in 50 parcels, and extrapolates to 30 people x 91,000 x 1,000.
 """
 

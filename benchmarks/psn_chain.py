@@ -27,6 +27,7 @@ from conform_bids.numerics.compute import Compute
 from conform_bids.numerics.scores import condition_means, correlate_columns
 from conform_bids.psn.load import rescale_amplitudes
 from conform_bids.psn.numerics.engine import EngineOptions, TrialSet, denoise_parcels
+from conform_bids.psn.numerics.fit import FitOptions, fit_parcel
 
 
 def _glm_accuracy() -> ModuleType:
@@ -57,12 +58,13 @@ class Chain:
 
 CHAINS = {
     "GLMsingle's D, trial average": Chain("D"),
-    "GLMsingle's D, `--method standard`": Chain("D", "standard"),
-    "GLMsingle's D, `--method wiener`": Chain("D", "wiener"),
+    "GLMsingle's D, PSN `standard`": Chain("D", "standard"),
+    "GLMsingle's D, PSN `wiener`": Chain("D", "wiener"),
     "`conform`, trial average": Chain("conform"),
     "`conform`, `stat-scale`, trial average": Chain("conform", None, True),
-    "`conform`, `--method standard`": Chain("conform", "standard", True),
-    "`conform`, `--no-rescale`": Chain("conform", "stacked"),
+    "`conform`, `stat-scale`, PSN `standard`": Chain("conform", "standard", True),
+    "`conform`, `stat-scale`, PSN `wiener`": Chain("conform", "wiener", True),
+    "`conform` and conform-psn `--no-rescale`": Chain("conform", "stacked"),
     "`conform` and conform-psn (defaults)": Chain("conform", "stacked", True),
 }
 DEFAULT = "`conform` and conform-psn (defaults)"
@@ -79,13 +81,20 @@ def fit_betas(data: Any) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
 
 
 def responses(betas: np.ndarray, scale: np.ndarray | None, condition: np.ndarray, chain: Chain) -> np.ndarray:
-    """Responses to conditions (n_conditions, n_units), as conform-psn makes them of betas of one session in one parcel."""
+    """Responses to conditions (n_conditions, n_units) of betas of one session in one parcel.
+
+    The default is as conform-psn makes it, guards included; presets of the PSN package are as they are (conform-psn passes trial averages
+    where they predict held-out trials no better than the mean).
+    """
     betas = betas.copy()
     trials = TrialSet(condition, np.zeros(len(condition), np.intp), np.ones(len(condition), bool))
     if chain.rescale and scale is not None:
         rescale_amplitudes(betas, scale, trials.train)
     if chain.method is None:
         return np.asarray(condition_means(betas, condition)[0])
+    if chain.method != "stacked":
+        fit = fit_parcel(betas.astype(np.float64), condition, FitOptions(method=chain.method))
+        return fit.apply(condition_means(betas, condition)[0], np.bincount(condition))
     options = EngineOptions(method=chain.method, session_zscore=False, rescale=False, crossfit=True, null_parcels=0)
     parcel = np.zeros(betas.shape[1], np.intp)
     return denoise_parcels(np.ascontiguousarray(betas.T), trials, parcel, options, Compute()).arrays["psn"].T

@@ -42,7 +42,7 @@ def build_workflows(app: App, config: RunConfig, plan: RunPlan) -> tuple[dict[st
     for participant, jobs in plan.jobs.items():
         try:
             workflow = Workflow(name=f"sub_{re.sub(r'[^0-9A-Za-z]', '_', participant)}_wf", base_dir=str(app_work_dir(config)))
-            job_workflows = [_job_workflow(init_job_wf(job), job, config.output_dir) for job in jobs]
+            job_workflows = [_job_workflow(init_job_wf(job), job, config.output_dir, config.actions.overwrite) for job in jobs]
             workflow.add_nodes(job_workflows)
         except UsageError:
             raise
@@ -53,12 +53,12 @@ def build_workflows(app: App, config: RunConfig, plan: RunPlan) -> tuple[dict[st
     return workflows, failures
 
 
-def _job_workflow(workflow: Any, job: Job, output_dir: Path) -> Any:
-    """Have the job save again when one of its outputs is gone: Nipype's cache knows the work folder only."""
+def _job_workflow(workflow: Any, job: Job, output_dir: Path, overwrite: bool) -> Any:
+    """Have the job save again when one of its outputs is gone, or of other settings: Nipype's cache knows the work folder only."""
     nodes = [workflow.get_node(name) for name in WRITING_NODES]
     if nodes[0] is None:
         raise TypeError(f"the workflow of {job.name} has no node {WRITING_NODES[0]!r}")
-    if not all((output_dir / output).exists() for output in job.outputs):
+    if overwrite or not all((output_dir / output).exists() for output in job.outputs):
         for node in nodes:
             if node is not None:
                 node.overwrite = True

@@ -1,4 +1,4 @@
-"""conform-demo: simulate a dataset, run every installed app on it, and say where the reports are.
+"""conform-demo: simulate a dataset, run every installed app on it, compare with the truth, and say where the reports are.
 
 ``conform-demo OUT`` writes the dataset to ``OUT/dataset``, each app's output to ``OUT/derivatives/conform-<app>`` and
 what lies between to ``OUT/work``; called again it takes up what is there. ``conform-demo simulate OUT`` only simulates,
@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -160,12 +160,14 @@ def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str])
     if not apps:
         raise UsageError("no conform app is installed (entry-point group conform.apps); install the package by pip")
     reports: list[Path] = []
+    earlier: list[str] = []
     for app in apps:
         derivative = output / "derivatives" / f"conform-{app.name}"
+        inputs = ["--derivatives", *earlier] if earlier else []
         own = () if app.options[:1] and app.options[0] in app_options else app.options
         for level in app.levels:
             command = [sys.executable, "-m", app.module, str(output / "dataset"), str(derivative), level]
-            command += ["--work-dir", str(output / "work"), *own, *app_options]
+            command += ["--work-dir", str(output / "work"), *inputs, *own, *app_options]
             print(f"\n$ {shlex.join(command)}", flush=True)
             start = time.monotonic()
             code = subprocess.run(command, env={**os.environ, "NO_ET": "1", "NIPYPE_NO_ET": "1"}, check=False).returncode
@@ -173,11 +175,29 @@ def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str])
                 print(f"conform-demo: conform-{app.name} {level} failed with exit code {code}", file=sys.stderr)
                 return code if code > 0 else 128 - code  # killed by a signal: as a shell says it
             print(f"conform-{app.name} {level}: {time.monotonic() - start:.0f} s", flush=True)
+        earlier.append(f"conform-{app.name}={derivative}")
         reports += sorted(derivative.glob("sub-*.html")) + sorted(derivative.glob("group_*.html"))
+    for line in _compared_with_truth(output):
+        print(line)
     print("\nReports:")
     for report in reports:
         print(f"  {report}")
     return 0
+
+
+def _compared_with_truth(output: Path) -> Iterator[str]:
+    """A table of how near the responses of conform-psn are to what was simulated; nothing where there are none."""
+    from conform_bids.simulate.scores import score_responses
+
+    scores = score_responses(output / "dataset", output / "derivatives" / "conform-psn")
+    if not scores:
+        return
+    yield "\nResponses to conditions against the truth (medians over the units that respond):"
+    yield f"  {'participant':<13}{'space':<13}{'units':>6}   {'responses':<15}{'r':>5}   {'error (% signal change)':>23}"
+    names = {"trialavg": "trial average", "psn": "conform-psn"}
+    for score in scores:
+        where = f"sub-{score.participant:<9}{score.space:<13}{score.n_units:>6}"
+        yield f"  {where}   {names[score.desc]:<15}{score.correlation:>5.2f}   {score.error:>23.2f}"
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def run_workflow(participant_workflows: Mapping[str, Any], *, config: ExecutionC
     with _Interruption() as interruption, ProgressDisplay(config.progress) as progress:
         from bids_app.plugins import RunRecord
 
-        record = RunRecord(interruption.check, progress.tick, progress.begin, progress.update)
+        record = RunRecord(interruption.check, progress.tick, progress.begin, progress.update, interruption.hold)
         try:
             sections, level = _configure(config, plugin[0])
             with run_log((config.log_dir or config.work_dir) / "nipype.log"):
@@ -199,6 +199,7 @@ class _Interruption:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._held = 0
 
     def __enter__(self) -> _Interruption:
         if threading.current_thread() is threading.main_thread():
@@ -216,10 +217,19 @@ class _Interruption:
         if self.received is not None:
             raise _InterruptedRunError
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep signals for the next `check`, as a worker that has begun but is in no list yet would never be ended."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         first = self.received is None
         self.received = self.received or number
-        if first:  # a second one must not disturb the end of the workers
+        if first and not self._held:  # a second one must not disturb the end of the workers
             raise _InterruptedRunError
 
 

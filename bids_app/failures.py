@@ -26,6 +26,7 @@ _DISK_FULL = re.compile(
     r"|\d+ requested and \d+ written",  # numpy's tofile hides the errno
     re.IGNORECASE,
 )
+_REFUSED = re.compile(r"(?<=\] )(Permission denied|Operation not permitted|Read-only file system|Input/output error)")
 _QUOTED_PATH = re.compile(r"'(/[^']*)'")
 _OUT_OF_MEMORY = re.compile(r"MemoryError|OutOfMemoryError|can't allocate memory|CUDA out of memory|Cannot allocate memory")
 _NO_RESULT = re.compile(r"finished or terminated, but\s+results file does not exist")
@@ -89,6 +90,10 @@ def classify_traceback(text: str, where: str = "") -> tuple[str, int]:
         return f"a worker process was told to end{at}; running again resumes", 1
     if _NO_RESULT.search(line):
         return f"its job on the cluster ended without a result, killed or out of time or memory{at}; running again resumes", 1
+    refused = _REFUSED.search(line)
+    if refused:
+        path = _QUOTED_PATH.search(line)
+        return f"{refused.group().lower()}: {path.group(1) if path else where or 'unknown file'}", 1
     described = f"{short_name}: {line}" if line else short_name
     return f"{described or 'failed for an unknown reason'}{at}", 70
 

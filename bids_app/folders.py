@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SETTINGS_RECORD",
+    "FormerFiles",
     "app_work_dir",
     "check_folders",
     "check_output",
@@ -157,7 +159,7 @@ def clean_work_dir(config: RunConfig) -> None:
 
 
 def former_files(output_dir: Path, participant: str, jobs: Iterable[Job]) -> list[Path]:
-    """Files of earlier runs that belong to what some jobs will do again, figures included: what ``--overwrite`` removes first.
+    """Files of earlier runs that belong to what some jobs will do again, figures included: what ``--overwrite`` replaces.
 
     They share the entities of a file that the jobs declare, but for those in which the files of a job differ, and their session and run,
     if any, are ones that the jobs read. A table that files of other jobs go by stays.
@@ -180,6 +182,45 @@ def former_files(output_dir: Path, participant: str, jobs: Iterable[Job]) -> lis
         for path, entities in former.items()
         if "space" in entities or path.relative_to(output_dir).as_posix() in declared or _table_of(entities) not in others
     ]
+
+
+@dataclass(frozen=True)
+class FormerFiles:
+    """What a run with ``--overwrite`` replaces. It stays until a participant is complete, as a run that fails must lose nothing.
+
+    Attributes
+    ----------
+    files : mapping
+        Participant to former files, each with what tells whether it was written anew (inode, time of change in ns).
+    declared : frozenset of Path
+        Files that the jobs write, which are never stale.
+    """
+
+    files: Mapping[str, Mapping[Path, tuple[int, int]]]
+    declared: frozenset[Path]
+
+    @classmethod
+    def of(cls, output_dir: Path, jobs: Mapping[str, Iterable[Job]]) -> FormerFiles:
+        """Take note of what is there before the jobs run."""
+        files = {label: {path: _state(path) for path in former_files(output_dir, label, own)} for label, own in jobs.items()}
+        return cls(files, frozenset(output_dir / output for own in jobs.values() for job in own for output in job.outputs))
+
+    def remove_stale(self, completed: Iterable[str]) -> list[str]:
+        """Remove what the run did not write anew, of participants that are complete; a warning for each other that has former files."""
+        done = set(completed)
+        for path, state in ((path, state) for label in done for path, state in self.files.get(label, {}).items()):
+            if path not in self.declared and path.is_file() and _state(path) == state:
+                path.unlink()
+        return [
+            f"sub-{label} is not complete, so files of the former settings are still there: run again with --overwrite"
+            for label, files in self.files.items()
+            if label not in done and any(path.is_file() and _state(path) == state for path, state in files.items())
+        ]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _entities(name: str) -> dict[str, str]:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
+import select
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 from bids_app.app import ISSUES_URL, App
 from bids_app.failures import ParticipantFailure, classify_exception
 from conform_bids.errors import ConformError
 
-__all__ = ["exit_code", "failure_from", "is_environment_error", "show_bug", "show_error", "show_warnings", "summary_lines"]
+__all__ = [
+    "exit_code",
+    "failure_from",
+    "is_environment_error",
+    "show_bug",
+    "show_error",
+    "show_warnings",
+    "silence_broken_streams",
+    "summary_lines",
+]
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_DATA, EXIT_MISSING, EXIT_BUG = 0, 1, 65, 66, 70
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE}
@@ -34,6 +47,29 @@ def show_bug(error: BaseException, *, command: str, version: str) -> None:
     """Print the traceback of an error that should not have happened, and where to report it."""
     traceback.print_exception(error, file=sys.stderr)
     print(f"{command} {version}: this is a bug; please report it, with the lines above, at {ISSUES_URL}", file=sys.stderr, flush=True)
+
+
+def silence_broken_streams() -> bool:
+    """Let go of output that takes nothing any more, as in ``| head``: the interpreter's end tries again; True when there was any."""
+    broken = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _is_broken(stream)]
+    for stream in broken:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return bool(broken)
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether what is still to be written cannot be, or it is a pipe that nobody reads."""
+    try:
+        stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except io.UnsupportedOperation:  # no file
+        return False
+    except OSError:
+        return True
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def is_environment_error(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ class RunRecord:
         Called with the number of nodes.
     update : callable
         Called with a node's full name and ``start``, ``end`` or ``exception``.
+    hold : callable
+        Gives a context manager within which no signal interrupts; `check` raises afterwards.
     nodes : set of str
         Full names of all nodes, known once the run began.
     ended : set of str
@@ -91,6 +94,7 @@ class RunRecord:
     tick: Callable[[], None]
     begin: Callable[[int], None]
     update: Callable[[str, str], None]
+    hold: Callable[[], AbstractContextManager[None]] = nullcontext
     nodes: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     crashes: list[NodeCrash] = field(default_factory=list)
@@ -156,9 +160,9 @@ class _WorkersPlugin(_RecordingMixin, MultiProcPlugin):
 
     def close(self) -> None:
         """End all workers."""
-        workers = [*self._idle, *(worker for worker, _ in self._busy.values())]
-        self._idle, self._busy = [], {}
-        end_workers(workers)
+        with self.record.hold():
+            end_workers([*self._idle, *(worker for worker, _ in self._busy.values())])
+            self._idle, self._busy = [], {}
 
     def _prerun_check(self, graph: Any) -> None:
         large = sorted((node.mem_gb, node.fullname) for node in graph.nodes() if node.mem_gb > self.memory_gb)
@@ -175,10 +179,12 @@ class _WorkersPlugin(_RecordingMixin, MultiProcPlugin):
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
         task = self._taskid
-        try:
-            self._busy[task] = (self._start(node, updatehash), str(node.fullname))
-        except (pickle.PicklingError, TypeError, AttributeError, OSError, WorkerCrashedError):
-            self._answers[task] = {"traceback": traceback.format_exception(*sys.exc_info()), "usage": {}}
+        with self.record.hold():
+            try:
+                self._busy[task] = (self._start(node, updatehash), str(node.fullname))
+            except (pickle.PicklingError, TypeError, AttributeError, OSError, WorkerCrashedError):
+                self._answers[task] = {"traceback": traceback.format_exception(*sys.exc_info()), "usage": {}}
+        self.record.check()
         return task
 
     def _start(self, node: Any, updatehash: bool) -> Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bids_app.app import App
 from bids_app.cli import parse
-from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, summary_lines
+from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, silence_broken_streams, summary_lines
 from conform_bids.errors import ConformError, MissingInputError
 
 if TYPE_CHECKING:
@@ -45,8 +46,24 @@ def main(app: App, arguments: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0 all done; 1 some participants failed; 2 usage; 65, 66 nothing completed as input is unusable or
-        missing; 70 a bug; 130, 143 interrupted.
+        missing; 70 a bug; 130, 143 interrupted; 141 nobody reads what is printed any more (``| head``).
     """
+    try:
+        try:
+            return _main(app, arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what it raises can be caught
+    except BrokenPipeError:
+        silence_broken_streams()
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, where the output goes to a file
+        silence_broken_streams()
+        show_error(error, command=app.command)
+        return 1
+
+
+def _main(app: App, arguments: Sequence[str] | None) -> int:
     config = None
     try:
         with _termination_as_exception():
@@ -60,6 +77,8 @@ def main(app: App, arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         return 128 + signal.SIGTERM
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and silence_broken_streams():
+            return 128 + signal.SIGPIPE
         if is_environment_error(error):
             show_error(error, command=app.command, with_traceback=config is not None and config.execution.tracebacks)
             return 1
@@ -141,6 +160,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
 
 def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset | None, plan: RunPlan) -> int:
     """Build, execute, report and record; reports are written whatever happens."""
+    from bids_app.folders import FormerFiles
     from bids_app.provenance import about, collect
     from bids_app.record import participants_in, write_group, write_logs, write_reports, write_root_files
 
@@ -151,11 +171,13 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
     if plan.jobs:
         write_root_files(app, config, dataset)
         write_logs(app, config, plan.jobs, provenance)
-        _remove_former(config, plan)
+        former = FormerFiles.of(config.output_dir, plan.jobs) if config.actions.overwrite else None
         try:
             outcome = _execute(app, config, resources, plan, failures)
             failures.update(outcome.failures)
             completed, interrupted = outcome.completed, outcome.signal
+            if former is not None:
+                show_warnings(former.remove_stale(completed))
         finally:
             failed_reports = write_reports(app, config, _with_report(config, plan), about(provenance), failures)
             failures.update({label: failure for label, failure in failed_reports.items() if label not in failures})
@@ -170,15 +192,6 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
         completed += () if group_failure else ("group",)
     unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
     return _conclude(app, completed, failures, unfinished, interrupted)
-
-
-def _remove_former(config: RunConfig, plan: RunPlan) -> None:
-    """With ``--overwrite``, remove what is about to be made again, so that nothing of other settings stays beside it."""
-    from bids_app.folders import former_files
-
-    for participant, jobs in plan.jobs.items() if config.actions.overwrite else ():
-        for path in former_files(config.output_dir, participant, jobs):
-            path.unlink(missing_ok=True)
 
 
 def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, failures: dict[str, ParticipantFailure]) -> ExecutionOutcome:

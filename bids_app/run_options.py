@@ -185,8 +185,8 @@ class Actions:
     clean_workdir: bool = option(False, "First remove what the app left in the work folder.", aliases=("--clean_workdir",), group=_ONCE)
     overwrite: bool = option(
         False,
-        "Write to an output_dir that was made with other settings or by another version; what is there of the same tasks, spaces and "
-        "sessions is removed first.",
+        "Write to an output_dir that was made with other settings or by another version; what is there of the same tasks, spaces "
+        "and sessions is replaced, and removed where it is not made any more, once a participant is complete.",
         group=_ONCE,
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
-__all__ = ["count_rows", "mean_framewise_displacement", "read_confounds"]
+__all__ = ["count_rows", "read_confounds"]
 
 
 def read_confounds(path: str | Path, patterns: Sequence[str], n_volumes: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
@@ -79,16 +79,3 @@ def count_rows(path: str | Path) -> int | None:
         return len(read_tsv(path))
     except ConformError:
         return None
-
-
-def mean_framewise_displacement(path: str | Path) -> float | None:
-    """Mean of fMRIPrep's ``framewise_displacement`` (mm); None where the table has none, or cannot be read."""
-    try:
-        table = read_tsv(path)
-    except ConformError:
-        return None  # a number for the report only
-    if "framewise_displacement" not in table:
-        return None
-    values = [parse_number(cell) for cell in table["framewise_displacement"] if cell is not None]
-    known = [value for value in values if value is not None and value == value]
-    return sum(known) / len(known) if known else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def build_trial_table(
     nuisance_events: Sequence[str] = (),
     stimulus_duration: float | None = None,
     split: str | None = None,
+    prepare: Callable[[Path, pd.DataFrame], pd.DataFrame] | None = None,
 ) -> TrialTable:
     """Build the trial table of the runs of one fit.
 
@@ -162,6 +163,8 @@ def build_trial_table(
         Seconds, in place of the events' own durations.
     split : str, optional
         Column of the events, or a TSV file with stim_id and split; by default the column ``split`` where there is one.
+    prepare : callable, optional
+        Turns the events of a file into the trials that there are in them, nuisance events aside; lines stay the index.
 
     Raises
     ------
@@ -173,6 +176,8 @@ def build_trial_table(
         When the filter is malformed, or names a column that is not there.
     """
     tables = [read_events(run.path) for run in runs]
+    if prepare is not None:
+        tables = [_prepared(run.path, table, nuisance_events, prepare) for run, table in zip(runs, tables, strict=True)]
     columns = [[str(name) for name in table.columns] for table in tables]
     column = choose_condition_column(columns, condition_column)
     split_column, split_of = _split_source(split, columns)
@@ -209,6 +214,18 @@ def build_trial_table(
         stim_files=stim_files,
         warnings=tuple(warnings),
     )
+
+
+def _prepared(
+    path: Path, table: pd.DataFrame, nuisance_events: Sequence[str], prepare: Callable[[Path, pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """Trials as `prepare` gives them, among the nuisance events as they are."""
+    is_nuisance = _is_nuisance(table, nuisance_events)
+    trials = prepare(path, table[~is_nuisance])
+    nuisance = table[is_nuisance].reindex(columns=trials.columns)
+    joined = pd.concat([nuisance, trials]) if len(nuisance) else trials
+    joined = joined.sort_index().astype({"onset": "float64", "duration": "float64"})
+    return joined.where(joined.notna(), None).astype({"onset": "float64", "duration": "float64"})
 
 
 def _split_source(split: str | None, columns: Sequence[Sequence[str]]) -> tuple[str | None, dict[str, str] | None]:

@@ -101,7 +101,7 @@ def _from_templateflow(given: str, kind: str, entities: Mapping[str, str], flag:
     found = _local(home / f"tpl-{space}", kind, query) or _fetched(space, kind, query)
     sides = ("L", "R") if kind == "gifti" else (None,)
     chosen = [[path for path in found if parse_name(path).entities.get("hemi") == side] for side in sides]
-    wanted = f"tpl-{space}_*{'_'.join(f'{key}-{label}' for key, label in query.items())}*_{_SUFFIXES[kind]}{_EXTENSIONS[kind][0]}"
+    wanted = f"tpl-{space}_*{'_'.join(f'{key}-{label}' for key, label in query.items())}*{_EXTENSIONS[kind][0]}"
     if not all(chosen):
         raise MissingInputError(
             f"{flag} {given}: no such atlas of {space} in {home}; where there is a network, fetch {wanted} "

@@ -33,7 +33,7 @@ from conform_bids.options import from_mapping
 
 __all__ = ["fit_single_trials"]
 
-_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "fit_scope", "session_groups", "write"})
+_NOT_FOR_ARRAYS = frozenset({"engine", "trial_filter", "fit_scope", "session_groups", "write", "dataset_config"})
 """Settings of the app about files, or which events of a file are used: of a data frame the caller decides."""
 _TAKEN = frozenset({"model", "confounds", "split", "cv_folds", "nuisance_events", "condition_column", "hrf_library", "assumed_hrf"})
 """Settings that have a keyword of their own, or a column of the events."""

@@ -14,8 +14,7 @@ import pandas as pd
 from conform_bids.bids.events import CUT_OFF, RESPONSE_PEAK_S
 from conform_bids.bids.trials import SPLITS, TRIAL_COLUMNS
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases
-from conform_bids.glm.numerics.efficiency import largest_correlation, trial_variance_inflation
-from conform_bids.glm.planning import COLLINEAR, INFLATED, PARALLEL, SAME_VOLUME
+from conform_bids.glm.planning import COLLINEAR, SAME_VOLUME, collinear_flags
 from conform_bids.numerics.folds import leave_one_run_out
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
@@ -390,11 +389,8 @@ def _flags(trials: pd.DataFrame, design: Design, assumed: HRFLibrary, *, compat:
     for run, length in enumerate(design.run_lengths):
         rows = design.trials_of(run)
         columns = project_out(polynomial_basis(length, design.polynomial_degree[run]), regressors(run)[0])
-        bad = (largest_correlation(columns) > PARALLEL) | (trial_variance_inflation(columns) > INFLATED)
-        shown = Counter(onset[rows].tolist())
-        for row in np.flatnonzero(bad) + rows.start:
-            if flags[row] == "n/a":
-                flags[row] = SAME_VOLUME if compat and shown[onset[row]] > 1 else COLLINEAR
+        found = collinear_flags(columns, onset[rows], SAME_VOLUME if compat else COLLINEAR)
+        flags[rows] = [new if old == "n/a" else old for old, new in zip(flags[rows], found, strict=True)]
     return flags
 
 

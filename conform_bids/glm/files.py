@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.bids.images import map_paths
-from conform_bids.bids.names import build_name, clean_label, relative_path
+from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
 from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.options import from_mapping, to_mapping
 
@@ -25,7 +25,6 @@ __all__ = [
     "metrics_path",
     "output_maps",
     "output_tables",
-    "sidecar_of",
     "writes_ordinary",
 ]
 
@@ -135,7 +134,7 @@ class Plan:
         files: list[Path] = []
         for run in self.runs:
             files += [*run.bold, *(path for path in (run.mask, run.events, run.confounds) if path is not None)]
-        for option in (self.settings.hrf_library, self.settings.assumed_hrf):
+        for option in (self.settings.hrf_library, self.settings.assumed_hrf, self.settings.dataset_config):
             files += [option] if option is not None else []
         return tuple(dict.fromkeys(files))
 
@@ -247,13 +246,6 @@ def writes_ordinary(plan: Plan) -> bool:
 def metrics_path(entities: Mapping[str, str]) -> str:
     """Name of the table of a fit's numbers, which is drawn up with the figures, relative to the output folder."""
     return relative_path({**entities, "desc": "glm"}, "metrics", ".tsv")
-
-
-def sidecar_of(path: str) -> str:
-    """Name of a file's JSON sidecar."""
-    folder, _, name = path.rpartition("/")
-    stem = name.split(".")[0]
-    return f"{folder}/{stem}.json" if folder else f"{stem}.json"
 
 
 _BETAS = "Single-trial response amplitudes; volume (map) k is row k of the trial table"

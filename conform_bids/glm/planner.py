@@ -16,7 +16,7 @@ from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable, read_trials
 from conform_bids.errors import MissingInputError, NoTrialsError, UnusableInputError
 from conform_bids.glm.files import Plan, PlannedRun, output_tables
-from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models, design_notes
+from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models, design_notes, fit_scope
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -154,8 +154,9 @@ class _Planner:
         )
 
     def _fit_by_session(self, sessions: list[list[PlannedRun]]) -> bool:
-        if self.settings.fit_scope != "auto":
-            return self.settings.fit_scope == "session"
+        scope = fit_scope(self.settings)
+        if scope != "auto":
+            return scope == "session"
         if len(sessions) == 1:
             return True
         return all(self._repeats(session) for session in sessions)

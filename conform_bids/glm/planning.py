@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from conform_bids.bids.events import RunEvents, build_trial_table
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, read_hrf_table
+from conform_bids.bids.names import parse_name
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.glm.files import PlannedRun
@@ -20,6 +21,8 @@ from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.numerics.hrf import HRFLibrary, response_at
 from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree, project_out
+from conform_bids.store.conventions import apply_convention
+from conform_bids.store.dataset_config import DatasetConfig, read_config
 
 __all__ = [
     "COLLINEAR",
@@ -29,8 +32,11 @@ __all__ = [
     "check_glmsingle",
     "check_repetition_times",
     "choose_models",
+    "collinear_flags",
     "cross_validation_folds",
+    "dataset_config",
     "design_notes",
+    "fit_scope",
     "session_groups",
     "usable_trials",
 ]
@@ -58,15 +64,30 @@ def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTabl
         )
         for run in runs
     ]
+    config = dataset_config(settings)
     table = build_trial_table(
         events,
-        condition_column=settings.condition_column,
+        condition_column=settings.condition_column if config is None else "stim_id",
         trial_filter=settings.trial_filter,
         nuisance_events=settings.nuisance_events,
         stimulus_duration=settings.stimulus_duration,
         split=settings.split,
+        prepare=None if config is None else lambda path, table: apply_convention(config, parse_name(path).entities, table, str(path)),
     )
     return _flag_collinear(table, runs, settings)
+
+
+def dataset_config(settings: GLMSettings) -> DatasetConfig | None:
+    """The description of the dataset that the user gave."""
+    return None if settings.dataset_config is None else read_config(settings.dataset_config)
+
+
+def fit_scope(settings: GLMSettings) -> str:
+    """What --fit-scope says, or, where that is auto, the description of the dataset; groups of sessions are no scope here."""
+    config = dataset_config(settings)
+    if settings.fit_scope == "auto" and config is not None and config.fit.scope in ("session", "subject"):
+        return config.fit.scope
+    return settings.fit_scope
 
 
 def assumed_hrf(settings: GLMSettings, repetition_time: float) -> HRFLibrary:
@@ -113,13 +134,27 @@ def _flag_collinear(table: TrialTable, runs: Sequence[PlannedRun], settings: GLM
             columns[:, same] = response_at(assumed_hrf(settings, tr), float(duration), delays[:, same])[..., 0]
         degree = polynomial_degree(n_volumes, tr) if settings.polynomial_degree is None else settings.polynomial_degree
         columns = project_out(polynomial_basis(n_volumes, degree), columns)
-        parallel = largest_correlation(columns) > PARALLEL
-        shared = np.isin(onset, [value for value, count in Counter(onset.tolist()).items() if count > 1])
-        bad = parallel | (trial_variance_inflation(columns) > INFLATED)
-        found = np.where(shared, reason, COLLINEAR)
-        unflagged = flags[rows] == "n/a"
-        flags[rows[bad & unflagged]] = found[bad & unflagged]
+        found = collinear_flags(columns, onset, reason)
+        flags[rows] = np.where(flags[rows] == "n/a", found, flags[rows])
     return replace(table, trials=table.trials.assign(flag=flags.astype(str)))
+
+
+def collinear_flags(columns: npt.NDArray[np.float64], onset: npt.NDArray[np.float64], together: str) -> npt.NDArray[np.object_]:
+    """Flags of a run's trials that cannot be told apart, n/a for the others.
+
+    Parameters
+    ----------
+    columns : (n_volumes, n_trials) array
+        Regressors, drifts out.
+    onset : (n_trials,) array
+        Seconds.
+    together : str
+        Flag of those that share their onset with another.
+    """
+    bad = (largest_correlation(columns) > PARALLEL) | (trial_variance_inflation(columns) > INFLATED)
+    counts = Counter(onset.tolist())
+    reasons = [together if counts[value] > 1 else COLLINEAR for value in onset.tolist()]
+    return np.where(bad, np.array(reasons, dtype=object), "n/a")
 
 
 def check_repetition_times(runs: Sequence[PlannedRun]) -> None:

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids import __version__
-from conform_bids.bids.derivatives import lock_file, write_json, write_tsv
+from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.images import write_maps
-from conform_bids.bids.names import parse_name
+from conform_bids.bids.names import parse_name, sidecar_of
 from conform_bids.bids.sidecars import sidecar
 from conform_bids.bids.spaces import Space
-from conform_bids.bids.tables import read_tsv
-from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, hash_stimuli, write_stimuli, write_trials
-from conform_bids.glm.files import DENOISED_MODELS, ORDINARY, MapOutput, Plan, TableOutput, output_maps, output_tables, sidecar_of
+from conform_bids.bids.trials import STIMULI_DESCRIPTION, TRIALS_DESCRIPTION, hash_stimuli, merge_stimuli, write_trials
+from conform_bids.glm.files import DENOISED_MODELS, ORDINARY, MapOutput, Plan, TableOutput, output_maps, output_tables
 from conform_bids.glm.load import LoadedFit, hrf_libraries
 from conform_bids.glm.numerics.design import exact_regressors, rounded_regressors
 from conform_bids.glm.settings import GLMSettings
@@ -181,7 +180,7 @@ def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOut
         write_trials(loaded.trials, path)
         content = {**TRIALS_DESCRIPTION, **_common_fields(plan)}
     elif table.key == "stimuli":
-        _merge_stimuli(plan, stimuli, path)
+        merge_stimuli(stimuli, path, plan.output_dir)
         content = dict(STIMULI_DESCRIPTION)
     else:
         frame, content = _TABLES[table.key](plan, loaded, arrays, table)
@@ -193,15 +192,6 @@ def _save_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOut
     # a table whose name has a space or a density needs the keys that BIDS demands with them
     write_json(sidecar(name.entities, name.suffix, name.extension, sources=sources, fields=content), side)
     return [path, side]
-
-
-def _merge_stimuli(plan: Plan, stimuli: pd.DataFrame, path: Path) -> None:
-    """Add to the participant's table, which jobs of other tasks, spaces and sessions write as well."""
-    with lock_file(plan.output_dir):
-        if path.exists():
-            before = read_tsv(path, required=("stim_id",), quoted=False).fillna("n/a")
-            stimuli = pd.concat([before[~before["stim_id"].isin(stimuli["stim_id"])], stimuli])
-        write_stimuli(stimuli.sort_values("stim_id", kind="stable"), path)
 
 
 def _design_table(plan: Plan, loaded: LoadedFit, arrays: _Results, table: TableOutput) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -97,6 +97,12 @@ class GLMSettings:
         "Column of the events that names the stimulus (default: the first of stim_id, stim_file, trial_type that is there).",
         group=_EVENTS,
     )
+    dataset_config: Path | None = option(
+        None,
+        "Description of the dataset, a YAML file: where its events name the stimulus, what to leave out, shift of onsets, durations, which "
+        "trials are test, and which runs are fitted together. Those of eight public datasets come with conform.",
+        group=_EVENTS,
+    )
     trial_filter: str | None = option(
         None,
         "Keep only the events for which this holds: comparisons, `in`, `and`, `or`, `not` over columns, as "
@@ -240,6 +246,8 @@ class GLMSettings:
                 raise UsageError(f"--cv-folds: {','.join(fold)}: runs are counted from 1")
         if "conform" in self.model and as_glmsingle:
             raise UsageError("--model conform: GLMsingle has no such model; leave out --compat and --engine glmsingle")
+        if self.dataset_config is not None and self.condition_column is not None:
+            raise UsageError("--condition-column: --dataset-config says which column names the stimulus")
         sessions = [session for group in self.session_groups for session in group]
         if len(set(sessions)) < len(sessions):
             raise UsageError("--session-groups: a session stands in two groups")

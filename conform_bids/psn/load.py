@@ -48,6 +48,8 @@ class LoadedBetas:
         stim_id, stim_file, sha256.
     parcel : (n_units,) int array
         -1 outside of every parcel.
+    absent : (n_units,) bool array
+        Units whose values are all missing, or all the same.
     groups : (n_units,) int array or None
         Of units, for thresholds.
     names : tuple of str
@@ -65,6 +67,7 @@ class LoadedBetas:
     conditions: pd.DataFrame
     stimuli: pd.DataFrame
     parcel: IntArray
+    absent: npt.NDArray[np.bool_]
     groups: IntArray | None
     names: tuple[str, ...]
     session: IntArray
@@ -92,11 +95,13 @@ def load_betas(plan: Plan, folder: Path) -> list[Path]:
     write_trials(pooled.trials, paths["trials.tsv"])
     write_tsv(pooled.conditions, paths["conditions.tsv"])
     write_stimuli(_stimuli(plan, pooled), paths["stimuli.tsv"])
-    parcel, names, notes = _parcels(plan, space)
-    extra: dict[str, Any] = {"groups": read_parcellation(plan.groups, space).labels} if plan.groups else {}
-    facts = {"names": names, "notes": notes}
-    np.savez(paths["parcels.npz"], parcel=parcel, session=pooled.session, train=pooled.train, facts=np.array(json.dumps(facts)), **extra)
     _write_betas(plan, pooled, space, paths["betas.npy"])
+    absent = ~_with_data(paths["betas.npy"])
+    parcel, names, notes = _parcels(plan, space, absent)
+    extra: dict[str, Any] = {"groups": read_parcellation(plan.groups, space).labels} if plan.groups else {}
+    facts = np.array(json.dumps({"names": names, "notes": notes}))
+    arrays = {"parcel": parcel, "absent": absent, "session": pooled.session, "train": pooled.train, **extra}
+    np.savez(paths["parcels.npz"], facts=facts, **arrays)
     return list(paths.values())
 
 
@@ -113,6 +118,7 @@ def read_loaded(files: Sequence[Path]) -> LoadedBetas:
             conditions=conditions,
             stimuli=read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a"),
             parcel=archive["parcel"],
+            absent=archive["absent"],
             groups=archive["groups"] if "groups" in archive.files else None,
             names=tuple(facts["names"]),
             session=archive["session"],
@@ -201,7 +207,19 @@ def rescale_amplitudes(values: Float32Array, scale: npt.NDArray[np.floating], tr
     values += mean.astype(np.float32)
 
 
-def _parcels(plan: Plan, space: Space) -> tuple[IntArray, tuple[str, ...], tuple[str, ...]]:
+def _with_data(path: Path) -> npt.NDArray[np.bool_]:
+    """Units with two different values."""
+    betas: Float32Array = np.load(path, mmap_mode="r")
+    found = np.zeros(len(betas), dtype=bool)
+    for start in range(0, len(betas), BLOCK):
+        block = np.asarray(betas[start : start + BLOCK])
+        finite = np.isfinite(block)
+        low = np.where(finite, block, np.inf).min(axis=1)
+        found[start : start + BLOCK] = np.where(finite, block, -np.inf).max(axis=1) > low
+    return found
+
+
+def _parcels(plan: Plan, space: Space, absent: npt.NDArray[np.bool_]) -> tuple[IntArray, tuple[str, ...], tuple[str, ...]]:
     """Parcel of each unit, their names, and what a reader should know of them."""
     settings = plan.settings
     if plan.parcellation:
@@ -210,10 +228,12 @@ def _parcels(plan: Plan, space: Space) -> tuple[IntArray, tuple[str, ...], tuple
         kept = "they keep their trial averages and maps of quality, and have no denoised response"
         note = f"{outside} of {space.n_units} units are outside of every parcel: {kept}"
         return found.labels, found.names, (note,) if outside else ()
-    if settings.parcellation == "whole" or (settings.parcellation == "auto" and space.n_units <= 2 * settings.parcel_size):
+    used = ~absent
+    if settings.parcellation == "whole" or not used.any() or (settings.parcellation == "auto" and used.sum() <= 2 * settings.parcel_size):
         return np.zeros(space.n_units, dtype=np.intp), ("whole",), ()
     coordinates, structure, lost = unit_coordinates(space)
-    labels = spatial_clusters(coordinates, settings.parcel_size, structure)
+    labels = np.full(space.n_units, -1, dtype=np.intp)
+    labels[used] = spatial_clusters(coordinates[used], settings.parcel_size, structure[used])
     names = tuple(f"cluster {number + 1}" for number in range(int(labels.max()) + 1))
     if not lost:
         return labels, names, ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ STATUS = (
     "missing in some trials",
 )
 """What became of a unit, by its status on disk less 1."""
+OUTSIDE, ABSENT = STATUS.index("outside of every parcel"), STATUS.index("constant or absent")
 BLOCK = 2048
 _ACTIONS = {"denoised": "denoised", "passed": "passed", "zeroed": "zeroed", "empty": "passed"}
 _LOGGER = logging.getLogger("nipype.interface")
@@ -51,7 +52,7 @@ def fit_options(plan: Plan) -> EngineOptions:
         basis=settings.basis,
         criterion=settings.criterion,
         alpha=settings.alpha,
-        no_gain=settings.no_gain,
+        no_gain=settings.without_gain,
         session_zscore=plan.zscore,
         output_units=settings.output_units,
         rescale=False,
@@ -161,6 +162,8 @@ def fit_and_store(plan: Plan, loaded: LoadedBetas, space: Space, folder: Path, c
         writer = stack.enter_context(DecompositionWriter(folder / "decomposition.h5", attributes, recorded_settings(plan.settings)))
         collected = _Collected(writer, space.n_units, n_components)
         result = denoise_parcels(loaded.betas, trials, loaded.parcel, fit_options(plan), compute, allocate, collected, groups=loaded.groups)
+        if loaded.absent.any():  # clusters leave out what has no data
+            result = replace(result, status=np.where(loaded.absent & (result.status == OUTSIDE), ABSENT, result.status))
         for record in result.parcels:
             if record.label in collected.spectra:
                 writer.annotate(_group(record.label), _ACTIONS[record.status])

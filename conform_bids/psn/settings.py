@@ -110,10 +110,10 @@ class PSNSettings:
         maximum=100,
         group=_METHOD,
     )
-    no_gain: str = option(
-        "pass",
+    no_gain: str | None = option(
+        None,
         "What to do with parcels whose denoising gains nothing by cross-validation: pass their trial averages through, or set them to the "
-        "mean response (zero signal).",
+        "mean response (zero signal). Default: pass; what the methods of the PSN package make of them is left as it is.",
         choices=("pass", "zero"),
         group=_METHOD,
     )
@@ -161,6 +161,11 @@ class PSNSettings:
         for entry in options_of(PSNSettings):
             if entry.name in idle and getattr(self, entry.name) != entry.default:
                 raise UsageError(f"{entry.flag} has no effect here: it needs {idle[entry.name]}")
+
+    @property
+    def without_gain(self) -> str:
+        """``pass``, ``zero`` or ``keep``: what becomes of parcels without gain."""
+        return self.no_gain or ("pass" if self.method in CALIBRATED else "keep")
 
     @property
     def makes_clusters(self) -> bool:

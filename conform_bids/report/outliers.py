@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["beyond_fences", "deviating"]
+__all__ = ["FEWEST_FITS", "LARGEST_Z", "deviating", "standing_out"]
 
 _FEWEST_RUNS = 4
-_FEWEST_ROWS = 4
+FEWEST_FITS = 8
+"""Fits of a group below which none is said to stand out."""
+LARGEST_Z = 3.5
+"""Modified z-score beyond which a fit stands out of its group."""
 
 
 def deviating(values: ArrayLike, side: str = "both") -> NDArray[np.bool_]:
@@ -42,8 +45,8 @@ def deviating(values: ArrayLike, side: str = "both") -> NDArray[np.bool_]:
     return distance > reach
 
 
-def beyond_fences(values: ArrayLike) -> NDArray[np.bool_]:
-    """Which values lie more than 1.5 interquartile ranges below the first or above the third quartile (Tukey, 1977).
+def standing_out(values: ArrayLike) -> NDArray[np.bool_]:
+    """Which fits of a group lie far from the others.
 
     Parameters
     ----------
@@ -53,12 +56,18 @@ def beyond_fences(values: ArrayLike) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of bool, shape (rows,)
-        All False with fewer than four finite values.
+        Modified z-score beyond 3.5: the distance from the median over 1.4826 times the median absolute deviation (where more than half
+        of the values are the same, 1.2533 times the mean absolute deviation). None with fewer than eight finite values: of so few,
+        some are always far from the others.
+
+    Notes
+    -----
+    Iglewicz and Hoaglin, 1993, How to Detect and Handle Outliers, section 3.3.
     """
     array = np.asarray(values, dtype=float)
     finite = array[np.isfinite(array)]
-    if len(finite) < _FEWEST_ROWS:
+    if len(finite) < FEWEST_FITS:
         return np.zeros(array.shape, bool)
-    low, high = np.percentile(finite, [25, 75])
-    reach = 1.5 * (high - low)
-    return np.isfinite(array) & ((array < low - reach) | (array > high + reach))
+    distance = np.abs(finite - np.median(finite))
+    scale = 1.4826 * float(np.median(distance)) or 1.2533 * float(np.mean(distance))
+    return np.abs(np.where(np.isfinite(array), array - np.median(finite), 0.0)) > LARGEST_Z * scale

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from conform_bids.report.outliers import beyond_fences
+from conform_bids.report.outliers import standing_out
 from conform_bids.report.style import ACCENT, FAINT, INK, MUTED, PALETTE, finish_axes, new_figure, short_label
 
 __all__ = [
@@ -289,7 +289,7 @@ def _draw_density(
 
 
 def plot_strips(columns: Mapping[str, ArrayLike], labels: Sequence[str], path: Path) -> Path:
-    """One dot a row of a table in each of several quantities; those beyond 1.5 interquartile ranges are named.
+    """One dot a row of a table in each of several quantities; those that stand out (`standing_out`) are named.
 
     Parameters
     ----------
@@ -322,7 +322,7 @@ def _draw_strip(axes: Axes, values: NDArray[np.float64], labels: Sequence[str]) 
         return
     shown = values[finite]
     p25, p50, p75 = np.percentile(shown, [25, 50, 75])
-    outlying = beyond_fences(shown)
+    outlying = standing_out(shown)
     # A fixed spread, not a random one: the same table gives the same picture.
     ranks = np.argsort(np.argsort(shown, kind="stable"), kind="stable")
     x = 0.42 * ((ranks * 0.618034) % 1.0 - 0.5)

@@ -48,7 +48,7 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_FORMATS = {".h5": "application/x-hdf5", ".parquet": "application/vnd.apache.parquet", ".npz": "application/zip"}
+_FORMATS = {".h5": "application/x-hdf5", ".parquet": "application/x-parquet", ".npz": "application/zip"}
 
 
 def croissant_metadata(

@@ -32,7 +32,7 @@ BETAS_VERSION = 1
 CHUNK_TRIALS = 8
 MIN_TRIALS = 10
 """Train trials that a group needs for statistics of its own; with fewer, it takes those of all of the participant's."""
-_BLOCK_VALUES = 64_000_000
+_BLOCK_VALUES = 8_000_000
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 _SMALLEST_SPREAD = 1e-6
 """Standard deviation over mean, below which a unit counts as constant."""

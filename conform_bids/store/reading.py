@@ -197,15 +197,18 @@ class Store:
         betas : (trials, units) float32 array
         trials : DataFrame
         """
+        import torch
+
         if isinstance(query, pd.DataFrame):
             rows = query
         else:
             rows = self.query(query) if query is None or isinstance(query, str) else self.trials.loc[list(query)]
         units = self.units(parcels, mask)
         values = np.empty((len(rows), self.n_units if units is None else len(units)), dtype=np.float32)
-        for row, person, place in zip(values, rows["participant_id"], rows["row"], strict=True):
+        target = torch.from_numpy(values)  # which turns half into single precision three times as fast as NumPy
+        for number, (person, place) in enumerate(zip(rows["participant_id"], rows["row"], strict=True)):
             trial = self._betas(person).trial(place)
-            row[:] = trial if units is None else trial[units]
+            target[number].copy_(torch.from_numpy(trial if units is None else trial[units]))
         if raw:
             self._undo(values, rows, units)
         return values, rows
@@ -290,7 +293,7 @@ def _open_betas(path: Path, n_units: int) -> _Betas:
             betas.id.chunk_iter(lambda chunk: _place_chunk(offsets, chunk, betas.chunks[0], n_units))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UnusableInputError(f"{path}: not betas of a store, or broken ({error})") from error
-    data = np.memmap(path, dtype=np.uint8, mode="r")
+    data = np.memmap(path, dtype=np.uint8, mode="c")  # writable for torch's sake, and never written back
     if not len(offsets) or offsets.min() <= 0 or int(offsets.max()) + 2 * n_units > len(data):
         raise UnusableInputError(f"{path}: truncated, or some trials were never written")
     return _Betas(np.asarray(data), offsets, n_units)

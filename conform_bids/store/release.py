@@ -110,7 +110,8 @@ def write_release(
         return _add(root, datasets, settings, None, split, features, parcellation)
 
 
-_OURS = {"betas", "versions", "features", "space.npz", "parcels.npz", "README.md", "dataset_description.json", LOCK_NAME}
+_UNKNOWN_TO_BIDS = ("betas", "versions", "features", "space.npz", "parcels.npz")
+_OURS = {*_UNKNOWN_TO_BIDS, ".bidsignore", "README.md", "dataset_description.json", LOCK_NAME}
 
 
 def append_release(
@@ -166,6 +167,7 @@ def _add(
     if previous is None:
         replace(space, source="").save(root / "space.npz")
         write_text(_README.format(name=settings.name), root / "README.md")
+        write_text("".join(f"{name}\n" for name in _UNKNOWN_TO_BIDS), root / ".bidsignore")
         write_json(_description(settings), root / "dataset_description.json")
         save_parcels(parcellation, space, root / "parcels.npz")
     if draft.features is not None:

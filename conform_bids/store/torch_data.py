@@ -42,9 +42,9 @@ class TrialDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         trial = self._store._betas(str(self._participants[place])).trial(int(self._rows[place]))
-        values = (trial if self._units is None else trial[self._units]).astype(np.float32)
+        values = torch.from_numpy(trial if self._units is None else trial[self._units])
         return {
-            "betas": torch.from_numpy(values),
+            "betas": values.to(torch.float32),
             "index": int(self._index[place]),
             "participant_id": str(self._participants[place]),
             "content_id": str(self._content[place]),

@@ -289,6 +289,33 @@ def test_a_signal_ends_the_run_and_its_workers(tmp_path: Path, number: signal.Si
     wait_until_gone(process, 3)
 
 
+SIGNAL_WHILE_A_NODE_IS_HANDED_OVER = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_execute as helpers
+from bids_app import plugins
+class Signalled(plugins.Worker):
+    def submit(self, node, updatehash):
+        super().submit(node, updatehash)
+        begun = Path(sys.argv[1], "a0.pid")
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+if __name__ == "__main__":
+    plugins.Worker = Signalled
+    print(helpers.execute(Path(sys.argv[1]), {{"a": ["sleep60"]}}).signal)
+"""
+
+
+def test_a_worker_that_has_just_begun_is_ended_too(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SIGNAL_WHILE_A_NODE_IS_HANDED_OVER.format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=40, check=False)
+    assert done.stdout == "15\n", done.stderr
+    assert not alive(int((tmp_path / "a0.pid").read_text()))
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
     process, _ = start_run(tmp_path)

@@ -95,6 +95,30 @@ def test_other_settings_are_refused_and_named_until_overwrite(dataset: Path, tmp
     assert np.asarray(nib.load(output / FIRST_MAP).dataobj).max() == 4.0
 
 
+def test_overwriting_loses_nothing_when_it_fails(dataset: Path, tmp_path: Path, run_toy: RunToy, capsys: Any) -> None:
+    output = tmp_path / "out"
+    assert run_toy(dataset, output, "participant") == 0
+    stale: dict[str, Path] = {}
+    first = next((output / "sub-01" / "func").glob("*_desc-toy_statmap.nii.gz"))
+    for label in ("01", "02"):
+        kept = next((output / f"sub-{label}" / "func").glob("*_desc-toy_statmap.nii.gz"))
+        stale[label] = kept.with_name(kept.name.replace("desc-toy", "desc-old"))
+        stale[label].write_bytes(kept.read_bytes())
+    before = {path: path.read_bytes() for path in output.rglob("*.nii.gz")}
+    capsys.readouterr()
+    assert run_toy(dataset, output, "participant", "--overwrite", "--power", "2", "--fault", "01=run-bug") == 1
+    shown = capsys.readouterr().err
+    after = {path: path.read_bytes() for path in output.rglob("*.nii.gz")}
+    assert {path: content for path, content in before.items() if "sub-01" in path.name}.items() <= after.items()
+    assert not stale["02"].exists()
+    assert "sub-01 is not complete, so files of the former settings are still there: run again with --overwrite" in shown
+    assert "sub-02 is not complete" not in shown
+    assert run_toy(dataset, output, "participant", "--overwrite", "--power", "2") == 0
+    assert not stale["01"].exists()
+    assert first.read_bytes() != before[first]
+    assert "not complete" not in capsys.readouterr().err
+
+
 def test_another_version_or_app_is_refused(dataset: Path, tmp_path: Path, run_toy: RunToy, capsys: Any) -> None:
     output = tmp_path / "out"
     assert run_toy(dataset, output, "participant", "--participant-label", "01") == 0

@@ -168,6 +168,35 @@ def test_dry_run_prints_the_files_and_loads_and_writes_nothing(dataset: Path, tm
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--dry-run"], ["--help"], ["--dry-run", "--participant-label", "none"]])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_reader_that_goes_is_no_bug(arguments: list[str], merged: bool, dataset: Path, tmp_path: Path, toy: ModuleType) -> None:
+    """As ``| head`` and ``|& head`` do it; here the reader is gone before a byte was written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, toy.__file__, dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", *arguments]
+    errors = subprocess.STDOUT if merged else subprocess.PIPE
+    done = subprocess.run([*map(str, line)], stdout=writer, stderr=errors, text=True, timeout=60, check=False)
+    os.close(writer)
+    told = [line for line in (done.stderr or "").splitlines() if not line.startswith("WARNING")]
+    if "none" in arguments and not merged:
+        assert done.returncode == 66  # nothing was printed to the pipe
+        assert len(told) == 1
+    else:
+        assert done.returncode in ((0, 141) if "--help" in arguments else (141,))  # argparse knows of pipes
+        assert told == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_told(dataset: Path, tmp_path: Path, toy: ModuleType) -> None:
+    line = [sys.executable, toy.__file__, dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", "--dry-run"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*map(str, line)], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "conform-toy: error: [Errno 28] No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("fault", "status"), [("plan-data", 65), ("plan-missing", 66), ("plan-bug", 70)])
 def test_dry_run_fails_only_when_nothing_can_be_done(
     fault: str, status: int, dataset: Path, tmp_path: Path, run_toy: RunToy, capsys: Any

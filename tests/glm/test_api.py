@@ -387,5 +387,5 @@ def test_example_of_the_docstring_runs() -> None:
 
 def test_every_option_of_the_model_is_documented() -> None:
     words = set(re.findall(r"\w+", fit_single_trials.__doc__ or ""))
-    about_files = {"engine", "trial_filter", "fit_scope", "session_groups", "write"}
+    about_files = {"engine", "trial_filter", "fit_scope", "session_groups", "write", "dataset_config"}
     assert {entry.name for entry in dataclasses.fields(GLMSettings)} - about_files - {"model"} <= words

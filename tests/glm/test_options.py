@@ -349,6 +349,21 @@ def test_split_by_column_and_by_file(fit: Fit, tmp_path: Path) -> None:
     assert sidecars[0]["FitIncludesTest"] is False
 
 
+def test_dataset_config(fit: Fit, tmp_path: Path) -> None:
+    lines = ["name: Case", "source: made here", "stimulus_column: stim_id", "duration: 2", "repetition_time: 1.5", "onset_shift: 0.5"]
+    lines += ["drop_trials: trial_type == 'kind2'", "test: {trials: half == 'test' or stim_id == 's0'}", "fit: {scope: subject}"]
+    (tmp_path / "case.yaml").write_text("\n".join(lines))
+    described, plain = fit("--dataset-config", tmp_path / "case.yaml", "--nuisance-events", "button"), fit("--fit-scope", "subject")
+    trials, others = described.loaded.trials, plain.loaded.trials
+    assert set(trials["stim_id"]) == {"s0", "s1", "s2", "s3"} and set(trials["duration"]) == {2.0} and len(trials) == 48
+    assert set(trials["stim_id"][trials["split"] == "test"]) == {"s0"}
+    expected = others[others["stim_id"].isin(["s0", "s1", "s2", "s3"])]["onset"].to_numpy() + 0.5
+    np.testing.assert_allclose(trials["onset"], expected)
+    assert described.loaded.regressor_names == (("nuisance_button",),) * 4
+    with pytest.raises(UsageError, match="says which column"):
+        GLMSettings(dataset_config=tmp_path / "case.yaml", condition_column="stim_id")
+
+
 def test_random_seed(fit: Fit) -> None:
     done = fit("--random-seed", 5)
     assert done.sidecar("_stat-effect_desc-fithrf_statmap.json")["RandomSeed"] == 5

@@ -353,9 +353,10 @@ def test_runs_are_measured_and_what_deviates_is_said(drawn):
 
 
 def test_group_names_who_stands_out(output, drawn):
-    path = [copy_fit(drawn, output, label) for label in ("01", "02", "03", "04", "05")][3]
+    labels = [f"{number:02d}" for number in range(1, 10)]
+    path = [copy_fit(drawn, output, label) for label in labels][3]
     path.write_text(re.sub(r"median_tsnr\tn/a\t[\d.]+", "median_tsnr\tn/a\t3", path.read_text("utf-8")), "utf-8")
-    table, page = write_group_report(output, ["01", "02", "03", "04", "05"], GLMSettings(), ABOUT)
+    table, page = write_group_report(output, labels, GLMSettings(), ABOUT)
     assert {"median_tsnr", "share_displaced", "max_variance_inflation", "median_single_trial_r_fithrf"} <= set(pd.read_csv(table, sep="\t"))
     rows = re.findall(r"<tr><td>(sub-\d+)</td><td>x</td><td>T1w</td><td>([^<]+)</td>", page.read_text("utf-8"))
     assert rows == [("sub-04", "Temporal SNR")]

@@ -1,4 +1,4 @@
-"""conform-psn from the command line: what it writes, resume, failures; and the chain from the simulator through conform-glm."""
+"""conform-psn from the command line: what it writes, resume, failures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,19 +154,3 @@ def test_exit_codes(tmp_path: Path, make_betas: Any, beta_spec: Any, run_psn: An
     run = run_psn(corrupt, tmp_path / "out3", *flags)
     assert run.status == 65
     assert image.name in run.stdout + run.stderr
-
-
-def test_chain_from_the_simulator(simulated_dataset: Any, run_app: Callable[..., Any], run_psn: Any, tmp_path: Path) -> None:
-    flags = ("-w", tmp_path / "work", "--skip-bids-validation", "--participant-label", "01", "--output-spaces", "T1w", "--nprocs", "1")
-    glm = run_app("glm", simulated_dataset.path, tmp_path / "glm", "participant", *flags)
-    assert glm.returncode == 0, glm.stderr
-    psn = run_psn(simulated_dataset.path, tmp_path / "psn", "participant", *flags, "-d", f"conform-glm={tmp_path / 'glm'}")
-    assert psn.status == 0, psn.stderr
-    folder = tmp_path / "psn" / "sub-01" / "func"
-    stem = "sub-01_task-shapes_space-T1w"
-    content = json.loads((folder / f"{stem}_stat-effect_desc-psn_statmap.json").read_text())
-    assert (content["BetaModel"], content["AmplitudesRescaled"], content["ZScoredWithinSessions"]) == ("conform", True, True)
-    table = pd.read_csv(folder / f"{stem}_desc-psn_trials.tsv", sep="\t")
-    assert len(table) == 12
-    assert (table["n_trials"] == 8).all()
-    assert len(pd.read_csv(tmp_path / "psn" / "stimuli" / "sub-01_stimuli.tsv", sep="\t")) == 12

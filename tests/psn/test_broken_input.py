@@ -234,7 +234,7 @@ def test_odd_input_is_handled_as_stated(many: SimpleNamespace) -> None:
         (("--input-desc", "fithrf"), 66, "conform"),
         (("--split", "none.tsv"), 66, "neither a file nor a column"),
         (("--parcellation", "none.nii.gz"), 66, "no file"),
-        (("--parcellation", "Schaefer2018"), 66, "fetch tpl-T1w_"),
+        pytest.param(("--parcellation", "Schaefer2018"), 66, "fetch tpl-T1w_", marks=pytest.mark.slow),  # asks the network, if there is one
         (("--method", "wiener", "--basis", "pca"), 2, "--basis has no effect"),
         (("--no-such-flag",), 2, "--no-such-flag"),
     ],

@@ -50,6 +50,7 @@ def test_every_option_is_tested() -> None:
         assert f'"{option.flag}"' in text, option.flag
 
 
+@pytest.mark.slow
 def test_method(fit: Fit, made: Any) -> None:
     done = {name: effect(fit("--method", name)) for name in ("stacked", "calibrated", "crossvalidated", "standard", "wiener")}
     names = list(done)
@@ -162,8 +163,11 @@ def test_n_folds(fit: Fit) -> None:
 
 def test_no_gain(tmp_path: Path, make_betas: Any, beta_spec: Any, fit_betas: Any) -> None:
     dataset, _ = make_betas(tmp_path / "glm", beta_spec(noise=60.0))
-    (passed,) = fit_betas(dataset, tmp_path / "pass", "--method", "wiener")
+    (kept,) = fit_betas(dataset, tmp_path / "keep", "--method", "wiener")
+    (passed,) = fit_betas(dataset, tmp_path / "pass", "--method", "wiener", "--no-gain", "pass")
     (zeroed,) = fit_betas(dataset, tmp_path / "zero", "--method", "wiener", "--no-gain", "zero")
+    assert kept.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["denoised"]
+    assert "no better" in kept.table("_desc-parcels_metrics.tsv")["note"][0]
     assert passed.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["passed"]
     assert zeroed.table("_desc-parcels_metrics.tsv")["outcome"].tolist() == ["zeroed"]
     np.testing.assert_allclose(effect(passed), effect(passed, "trialavg"), rtol=1e-5, atol=1e-5)
@@ -173,6 +177,7 @@ def test_no_gain(tmp_path: Path, make_betas: Any, beta_spec: Any, fit_betas: Any
         np.testing.assert_allclose(again, effect(done), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_parcellation_and_size(fit: Fit, tmp_path: Path) -> None:
     assert set(np.unique(fit().array("parcel"))) == {1}  # auto: few units are one parcel
     clusters = fit("--parcellation", "clusters", "--parcel-size", 25)
@@ -297,3 +302,43 @@ def test_missing_and_constant_units_are_set_aside(tmp_path: Path, make_betas: An
     assert np.isnan(effect(done)[:, 0]).all()
     assert np.isfinite(effect(done)[:, 2:]).all()
     assert done.summary["n_units_by_status"]["constant or absent"] == 2
+
+
+def test_clusters_are_made_of_units_with_data(tmp_path: Path, make_betas: Any, beta_spec: Any, fit_betas: Any) -> None:
+    dataset, _ = make_betas(tmp_path / "glm", beta_spec())
+    for path in dataset.rglob("*stat-effect*.nii.gz"):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj).copy()
+        values[3:], values[2, 0, 0] = np.nan, 1.0
+        nib.save(nib.Nifti1Image(values, image.affine), path)
+    (done,) = fit_betas(dataset, tmp_path / "fit", "--method", "wiener", "--parcellation", "clusters", "--parcel-size", 20)
+    with_data = np.isfinite(effect(done, "trialavg")).all(axis=0) & (np.ptp(effect(done, "trialavg"), axis=0) > 0)
+    assert with_data.sum() == 59
+    assert (done.array("parcel")[with_data] > 0).all()
+    assert (done.array("parcel")[~with_data] == 0).all()
+    assert (done.array("status")[~with_data] == 5).all()
+    assert done.table("_desc-parcels_metrics.tsv")["outcome"].isin(["denoised", "passed"]).all()
+
+
+def test_amplitudes_are_rescaled_alike_by_the_app_and_the_engine() -> None:
+    from conform_bids.numerics.compute import Compute
+    from conform_bids.psn.load import rescale_amplitudes
+    from conform_bids.psn.numerics.engine import EngineOptions, TrialSet, denoise_parcels
+
+    generator = np.random.default_rng(0)
+    condition, train = np.repeat(np.arange(10), 3), np.repeat(np.arange(10) > 1, 3)
+    betas = (generator.standard_normal((30, 12)) + generator.standard_normal((10, 12))[condition]).astype(np.float32) + 3
+    scale = np.array([1.0, 1.5, 4.0, np.nan] * 3)
+    trials, parcel = TrialSet(condition, np.zeros(30, np.intp), train), np.zeros(12, np.intp)
+    scaled = betas.copy()
+    rescale_amplitudes(scaled, scale, train)
+    np.testing.assert_allclose(scaled[train].mean(0), betas[train].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(scaled[train].std(0), betas[train].std(0) * np.nan_to_num(scale, nan=1.0), rtol=1e-4)
+    options = EngineOptions(method="wiener", session_zscore=False, null_parcels=0, crossfit=False)
+    inside = denoise_parcels(np.ascontiguousarray(betas.T), trials, parcel, options, Compute(), scale=scale).arrays
+    outside = denoise_parcels(np.ascontiguousarray(scaled.T), trials, parcel, options, Compute()).arrays
+    for name in ("trialavg", "psn"):
+        np.testing.assert_allclose(inside[name], outside[name], rtol=1e-3, atol=1e-4)
+    wild = betas.copy()
+    rescale_amplitudes(wild, np.array([0.1, 500.0, -3.0] * 4), train)  # slopes that are chance are held within bounds
+    np.testing.assert_allclose(wild[train].std(0) / betas[train].std(0), [1, 20, 1] * 4, rtol=1e-3)

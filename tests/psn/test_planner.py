@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conform_bids.bids import parcellations
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.psn.files import Plan, output_maps
 from conform_bids.psn.settings import PSNSettings
@@ -184,6 +185,7 @@ def test_a_parcellation_of_another_kind_or_nowhere(
     small: Callable[..., Path], plan_betas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "templateflow"))
+    monkeypatch.setattr(parcellations, "_fetched", lambda *_: [])  # no network
     dataset, labels = small(kinds=("nifti", "cifti")), tmp_path / "atlas.dlabel.nii"
     labels.write_bytes(b"")
     with pytest.raises(UnusableInputError, match="not a parcellation for space T1w"):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conform_bids.bids.spaces import CiftiSpace, SurfaceSpace, VolumeSpace
 from conform_bids.report import figures
-from conform_bids.report.outliers import beyond_fences, deviating
+from conform_bids.report.outliers import deviating, standing_out
 from conform_bids.report.scales import Scale, robust_limit
 from conform_bids.report.style import short_label
 from conform_bids.report.surfaces import find_meshes
@@ -194,4 +194,7 @@ def test_one_rule_says_what_stands_out():
     assert deviating([10, 10.1, 9.9, 2], "low").tolist() == [False, False, False, True]
     assert not deviating([10, 10.1, 9.9, 2], "high").any() and not deviating([1, 1, 9]).any()
     assert deviating([10, 10.1, np.nan, 9.9, 30]).tolist() == [False, False, False, False, True]
-    assert beyond_fences([1, 1.1, 1.2, 1.3, np.nan, 9]).tolist() == [False] * 5 + [True] and not beyond_fences([1, 2, 90]).any()
+    spread = [1, 1.1, 1.2, 1.3, np.nan, 1.4, 1.5, 1.6]
+    assert standing_out([*spread, 9]).tolist() == [False] * 8 + [True] and not standing_out([*spread, 2.2]).any()
+    assert not standing_out([1, 1.1, 1.2, 1.3, 1.4, 1.5, 9]).any()  # seven
+    assert standing_out([5] * 7 + [4]).tolist() == [False] * 7 + [True] and not standing_out([5] * 8).any()

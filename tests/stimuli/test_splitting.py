@@ -20,7 +20,7 @@ def _planted(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]], list[str]]:
     return n, pairs, draw(st.lists(MARKS, min_size=n, max_size=n))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_planted(), st.floats(0, 1), st.integers(0, 5))
 def test_nothing_leaks(planted: tuple[int, list[tuple[int, int]], list[str]], fraction: float, seed: int) -> None:
     n, pairs, marks = planted

@@ -275,3 +275,31 @@ def test_replacing_a_store(world: SimpleNamespace, store: Path) -> None:
     write_release(world.inputs[1:], store, overwrite=True)
     assert Store(store, verify=True).participants["participant_id"].tolist() == ["sub-Two01"]
     assert sorted(path.name for path in (store / "betas").iterdir()) == ["sub-Two01_betas.h5"]
+
+
+def _as_psn(root: Path) -> None:
+    """Turn a derivative of single trials into one of conditions, as conform-psn writes them."""
+    glm = root / "derivatives" / "conform-glm"
+    description = json.loads((glm / "dataset_description.json").read_text())
+    (glm / "dataset_description.json").write_text(json.dumps({**description, "GeneratedBy": [{"Name": "conform-psn"}]}))
+    glm.rename(glm.with_name("conform-psn"))
+    for path in root.rglob("*_trials.tsv"):
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        table.assign(n_trials=3, fold=0)[["condition", "stim_id", "n_trials", "split", "fold"]].to_csv(path, sep="\t", index=False)
+
+
+def test_responses_to_conditions(tmp_path: Path, make_dataset: object) -> None:
+    marks = {f"s{k:02d}": "test" if k < 4 else "train" for k in range(24)}
+    betas = make_dataset(tmp_path / "d", marks, participants=("01",), sessions=("01",), repeats=1)["01"]  # type: ignore[operator]
+    _as_psn(tmp_path / "d")
+    inputs = [find_inputs("D", tmp_path / "d", source="psn")]
+    write_release(inputs, tmp_path / "store", StoreSettings(source="psn"))
+    store = Store(tmp_path / "store", verify=True)
+    assert set(store.trials["n_averaged"]) == {3} and set(store.trials["run_id"]) == {"n/a"} and set(store.trials["session_id"]) == {"01"}
+    np.testing.assert_allclose(store.load(raw=True)[0][:, :7], betas[:, :7], atol=0.02)
+    # s10 is held out here, and the denoiser was fitted on it
+    (tmp_path / "split.tsv").write_text("stim_id\tsplit\ns10\ttest\n")
+    with pytest.raises(UnusableInputError, match="fitted with 1 stimuli that are held out"):
+        write_release(inputs, tmp_path / "other", StoreSettings(source="psn"), split=tmp_path / "split.tsv")
+    marked = write_release(inputs, tmp_path / "other", StoreSettings(source="psn", leaky_fits="mark"), split=tmp_path / "split.tsv")
+    assert marked.notes and Store(tmp_path / "other").fits["n_test_in_fit"].tolist() == [1]

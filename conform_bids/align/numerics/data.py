@@ -97,13 +97,20 @@ def parcels_from_labels(
     margin : float
         Units of other parcels (and of none) within this distance are added, in multiples of `unit_spacing`.
     margin_weight : float
-        Weight of a margin's unit in the average over parcels; that of a core's is 1.
+        Weight of a margin's unit in the average over parcels, at least 0 and below 1; that of a core's is 1.
 
     Returns
     -------
     tuple of Parcel
         In the order of the labels, units ascending.
+
+    Raises
+    ------
+    ValueError
+        If the margin's weight is out of range: cores are told from margins by their weights.
     """
+    if not 0 <= margin_weight < 1:
+        raise ValueError(f"the weight of a margin must be at least 0 and below 1, got {margin_weight}")
     labels = np.asarray(labels)
     values = np.unique(labels[labels > 0])
     if coordinates is None or margin <= 0:

@@ -45,9 +45,10 @@ class Candidate:
 
 
 def families_for(options: AlignOptions, setting: Setting, n_stimuli: int, spatial: bool) -> tuple[Candidate, ...]:
-    """The families of a method under a setting; without positions there is no kernel."""
+    """The families of a method that a setting gives weight; without positions there is no kernel."""
     members = options.members(n_stimuli)
-    kept = tuple(name for name in members if spatial or name != "kernel") or ("zero",)
+    possible = tuple(name for name in members if spatial or name != "kernel") or ("zero",)
+    kept = tuple(name for name in possible if setting.weights.get(name, 1.0) > 0) or possible[:1]
     most = max(1, int(LARGEST_SHARE * n_stimuli))
     return tuple(
         Candidate(name, min(setting.dimensions.get(name, 0), most), setting.widths.get(name, 0.0) if spatial else 0.0, setting.kernel)

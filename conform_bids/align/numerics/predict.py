@@ -100,7 +100,6 @@ def predict_from_others(
     template: Template,
     others: Sequence[tuple[PersonMap, PersonData]],
     compute: Compute = Compute(),  # noqa: B008
-    family: str | None = None,
 ) -> NDArray[np.float32]:
     """Predict a person's own responses from other people's responses to the same stimuli.
 
@@ -112,8 +111,6 @@ def predict_from_others(
     others : sequence of (PersonMap, PersonData)
         Other people's maps and their responses; ``stimuli`` of these are places in a list of the caller's (new stimuli, usually).
     compute : Compute
-    family : str, optional
-        One family of the stack alone, with weight 1.
 
     Returns
     -------
@@ -128,7 +125,7 @@ def predict_from_others(
     n_rows = int(max(data.rows.max() for _, data in others)) + 1
 
     def part(index: int) -> NDArray[np.float32]:
-        return _predict_parcel(target, template, others, index, n_rows, family)
+        return _predict_parcel(target, template, others, index, n_rows)
 
     pieces = [(each.units, np.asarray(each.weights)) for each in target.parcels]
     predicted = _assemble(map_blocks(part, range(len(target.parcels)), compute), pieces, len(target.standard.mean), n_rows)
@@ -142,13 +139,12 @@ def predict_from_others(
 
 
 def _predict_parcel(
-    target: PersonMap, template: Template, others: Sequence[tuple[PersonMap, PersonData]], index: int, n_rows: int, family: str | None
+    target: PersonMap, template: Template, others: Sequence[tuple[PersonMap, PersonData]], index: int, n_rows: int
 ) -> NDArray[np.float32]:
     part, own = template.parts[index], target.maps[index]
-    weights = own.weights if family is None else {family: 1.0}
     values = [(each, data.rows, _standardised(each, data.responses, index)) for each, data in others]
     total = np.zeros((n_rows, len(target.parcels[index].units)), dtype=np.float32)
-    for name, weight in weights.items():
+    for name, weight in own.weights.items():
         if weight == 0:
             continue
         maps = [

@@ -12,8 +12,9 @@ __all__ = ["nearest_rotation", "procrustes", "procrustes_template"]
 
 Array = NDArray[np.floating]
 RANK_TOLERANCE = 1e-10
-WELL_CONDITIONED = 1e-8
-"""Ratio of the smallest to the largest squared singular value down to which squaring loses nothing that two steps do not restore."""
+WELL_CONDITIONED = 1e-10
+"""Ratio of the smallest to the largest squared singular value down to which squaring costs 1e-6 at most, and that in
+directions of which the stimuli hardly tell."""
 
 
 def nearest_rotation(cross: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
@@ -42,15 +43,14 @@ def nearest_rotation(cross: NDArray[np.floating]) -> tuple[NDArray[np.float64], 
 def _polar_factor(matrix: torch.Tensor) -> tuple[NDArray[np.float64], float] | None:
     """Orthogonal factor by the eigenvectors of C'C, half the work of singular vectors; None where C is not well of full rank.
 
-    What squaring costs in precision, two Newton-Schulz steps towards orthogonality restore: they double the correct digits.
+    What squaring costs in orthogonality, a Newton-Schulz step restores: it doubles the correct digits.
     """
     squared, vectors = torch.linalg.eigh(matrix.T @ matrix)
     if not squared[0] > WELL_CONDITIONED * squared[-1]:
         return None
     singular = squared.sqrt()
     rotation = matrix @ ((vectors / singular) @ vectors.T)
-    for _ in range(2):
-        rotation = 1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation)
+    rotation = 1.5 * rotation - 0.5 * rotation @ (rotation.T @ rotation)
     return rotation.numpy(), float(singular.sum())
 
 

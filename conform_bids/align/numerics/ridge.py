@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from conform_bids.numerics.scores import correlate_columns
-
 __all__ = ["ridge_map", "stack_weights"]
 
 Array = NDArray[np.floating]
 
 
 def ridge_map(source: Array, target: Array, alphas: Sequence[float]) -> NDArray[np.float32]:
-    """Coefficients B of ``target ~ source @ B``; one penalty for all units, by the mean leave-one-out correlation.
+    """Coefficients B of ``target ~ source @ B``; one penalty for all units, by the leave-one-out error.
+
+    (A correlation would not do: what is left of a mean without a row is minus that row, and a prediction of nothing else correlates at -1.)
 
     Parameters
     ----------
@@ -33,16 +33,15 @@ def ridge_map(source: Array, target: Array, alphas: Sequence[float]) -> NDArray[
     left, singular, right = np.linalg.svd(np.asarray(source, dtype=np.float64), full_matrices=False)
     projected = left.T @ target
     size = max(float(np.square(singular).mean()), np.finfo(float).tiny)
-    best, chosen = -np.inf, size
+    best, chosen = np.inf, size
     for alpha in alphas:
         shrink = singular**2 / (singular**2 + alpha * size)
         fitted = left @ (shrink[:, None] * projected)
         leverage = np.square(left) @ shrink + 1 / len(left)  # the mean was taken from the data too
-        held_out = target - (target - fitted) / (1 - leverage)[:, None]
-        correlation = correlate_columns(np.asarray(target), held_out)
-        score = float(np.nanmean(correlation)) if np.isfinite(correlation).any() else -np.inf
-        if score > best:
-            best, chosen = score, alpha * size
+        residual = (target - fitted) / (1 - leverage)[:, None]
+        error = float(np.square(residual).mean())
+        if error < best:
+            best, chosen = error, alpha * size
     coefficients: NDArray[np.float32] = (right.T @ ((singular / (singular**2 + chosen))[:, None] * projected)).astype(np.float32)
     return coefficients
 

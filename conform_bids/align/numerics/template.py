@@ -63,7 +63,7 @@ def fit_template(
     ValueError
         If there are fewer than two people, fewer than three shared stimuli, or people and parcels do not fit together.
     """
-    n_stimuli = check_people(people, parcels, options)
+    n_stimuli = check_people(people, parcels, options, coordinates)
     standards = [standardise(person, options.z_score) for person in people]
     ragged = any(person.parcels is not None for person in people)
     if ragged:
@@ -144,7 +144,9 @@ def fit_person(person: PersonData, template: Template, compute: Compute = Comput
     return PersonMap(standard, tuple(parcels), tuple(map_blocks(fit, range(len(parcels)), compute)))
 
 
-def check_people(people: Sequence[PersonData], parcels: Sequence[Parcel], options: AlignOptions) -> int:
+def check_people(
+    people: Sequence[PersonData], parcels: Sequence[Parcel], options: AlignOptions, coordinates: NDArray[np.floating] | None = None
+) -> int:
     """Length of the list of shared stimuli; refuse what cannot be aligned.
 
     Raises
@@ -168,6 +170,8 @@ def check_people(people: Sequence[PersonData], parcels: Sequence[Parcel], option
         _check_rows(person, f"person {index}")
         if person.parcels is not None and len(person.parcels) != len(parcels):
             raise ValueError(f"person {index} has {len(person.parcels)} parcels of {len(parcels)}")
+    if coordinates is not None and not all(np.isfinite(coordinates[parcel.units]).all() for parcel in parcels):
+        raise ValueError("some units of the parcels have no position; leave them out of the parcels, or give no coordinates")
     counts = np.bincount(np.concatenate([person.rows for person in people]))
     if int((counts >= 2).sum()) < 3:
         raise ValueError(f"a template needs at least 3 stimuli that two people share, got {int((counts >= 2).sum())}")

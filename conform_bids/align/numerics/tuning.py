@@ -15,13 +15,14 @@ from conform_bids.align.numerics.options import LARGEST_SHARE, AlignOptions, Set
 from conform_bids.align.numerics.predict import shared_responses
 from conform_bids.align.numerics.ridge import stack_weights
 from conform_bids.numerics.compute import Compute, map_blocks
-from conform_bids.numerics.scores import correlate_columns
 
 __all__ = ["choose_setting", "parcel_positions"]
 
 Array = NDArray[np.floating]
 FOLDS, FOLDS_OF_FEW, FEW_STIMULI = 3, 5, 60
 """Folds of stimuli; more of them where stimuli are few."""
+TUNING_SWEEPS = 10
+"""Sweeps of the fits that are only compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ def choose_setting(
     chosen = np.unique(np.linspace(0, len(parcels) - 1, min(options.tuning_parcels, len(parcels))).round().astype(int))
     parts = [gather(int(index)) for index in chosen]
     folds = _folds(n_stimuli, options)
+    options = replace(options, n_sweeps=min(options.n_sweeps, TUNING_SWEEPS))
     setting = Setting()
     for name in members:
         setting = _choose_family(name, parts, folds, options, setting, n_stimuli, compute)
@@ -112,6 +114,10 @@ def _choose_family(
 ) -> Setting:
     """Dimensions and width of one family; for the kernel first these, then the kernel."""
     ks = options.candidates(n_stimuli) if name in GAUSSIAN or name == "srm" else (0,)
+    tried = [setting.dimensions[each] for each in GAUSSIAN if each in setting.dimensions]
+    if name in GAUSSIAN and tried:  # priors differ little in what they want, and a stronger one no more: the first choice, or one less
+        place = ks.index(tried[0])
+        ks = ks[max(place - 1, 0) : place + 1]
     kernels = options.kernels if name == "kernel" else ((0.0, 0.0),)
     middle = kernels[len(kernels) // 2]
     found = _score_candidates([Candidate(name, k, 0.0, middle) for k in ks], parts, folds, options, compute)
@@ -148,14 +154,11 @@ def _score_candidates(
     def score(part: _Part) -> NDArray[np.float64]:
         rows = np.zeros((len(candidates), len(widths)))
         predictions, observed = _held_out_predictions(candidates, part, folds, options)
+        kernels = [smoothing_kernel(part.coordinates, width, len(part.weights)) if width > 0 else None for width in widths]
         for i, people in enumerate(predictions):
-            for j, width in enumerate(widths):
-                kernel = smoothing_kernel(part.coordinates, width, len(part.weights)) if width > 0 else None
-                found = [
-                    _mean_correlation(each if kernel is None else each @ kernel, own, part)
-                    for each, own in zip(people, observed, strict=True)
-                ]
-                rows[i, j] = np.mean(found)
+            for j, kernel in enumerate(kernels):
+                smooth = people if kernel is None else [each @ kernel for each in people]
+                rows[i, j] = np.mean([_mean_correlation(each, own, part) for each, own in zip(smooth, observed, strict=True)])
         return rows
 
     mean = np.mean(map_blocks(score, parts, compute), axis=0)
@@ -163,10 +166,18 @@ def _score_candidates(
 
 
 def _mean_correlation(predicted: Array, observed: Array, part: _Part) -> float:
-    correlation = correlate_columns(predicted, observed)
+    correlation = _correlate(predicted, observed)
     weights = part.weights if len(part.weights) == len(correlation) else np.ones(len(correlation))
     known = np.isfinite(correlation) & (weights > 0)
     return float(np.average(correlation[known], weights=weights[known])) if known.any() else 0.0
+
+
+def _correlate(predicted: Array, observed: Array) -> NDArray[np.floating]:
+    """Correlation of columns in the precision they have: to rank candidates, float32 will do."""
+    first, second = predicted - predicted.mean(axis=0), observed - observed.mean(axis=0)
+    size = np.einsum("ij,ij->j", first, first) * np.einsum("ij,ij->j", second, second)
+    correlation: NDArray[np.floating] = np.einsum("ij,ij->j", first, second) / np.sqrt(np.where(size > 0, size, np.nan))
+    return correlation
 
 
 def _fold_block(block: Block, kept: NDArray[np.intp]) -> tuple[Block, Array]:
@@ -239,4 +250,6 @@ def _pooled_weights(
     found = map_blocks(moments, parts, compute)
     gram, moment = np.sum([each for each, _ in found], axis=0), np.sum([each for _, each in found], axis=0)
     weights = stack_weights(gram, moment)
+    if not weights.any():  # nothing predicts: anatomy, rather than no prediction
+        weights[0] = 1.0
     return {name: float(value) for name, value in zip(members, weights, strict=True)}

@@ -17,7 +17,7 @@ from conform_bids.glm.report.metrics import FitNumbers, find_numbers
 from conform_bids.glm.report.participant import version_in
 from conform_bids.glm.report.wording import describe_methods
 from conform_bids.glm.settings import GLMSettings
-from conform_bids.report.outliers import beyond_fences
+from conform_bids.report.outliers import FEWEST_FITS, LARGEST_Z, standing_out
 from conform_bids.report.page import Cell, Figure, Item, Link, Note, Number, References, Section, Table, Text, write_page
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
 
 
 _CAPTION = (
-    "A dot a fit; bar: quartiles, line: median. Dots beyond one and a half times the range between the quartiles are orange and named: "
-    "look at those participants' reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
+    "A dot a fit; bar: quartiles, line: median. Dots that stand out (see Outliers) are orange and named: look at those participants' "
+    "reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
 )
 
 
@@ -181,12 +181,15 @@ def _outliers(table: pd.DataFrame) -> Item:
     for (task, space), group in table.groupby(["task_id", "space_label"], sort=True) if len(table) else ():
         labels = _fit_labels(group)
         for title, values in _columns(group).items():
-            for place in np.flatnonzero(beyond_fences(values)):
+            for place in np.flatnonzero(standing_out(values)):
                 name, middle = title.replace("\n", " "), float(np.nanmedian(values))
                 rows.append([labels[place], str(task), str(space), name, float(values[place]), middle])
+    rule = f"modified z-score (distance from the median over 1.4826 median absolute deviations) beyond {LARGEST_Z:g}"
+    if not rows and (not len(table) or table.groupby(["task_id", "space_label"]).size().max() < FEWEST_FITS):
+        return Text(f"Fewer than {FEWEST_FITS} fits of a task and space are too few to say that one stands out; compare the dots above.")
     if not rows:
-        return Text("No fit stands out: none lies beyond one and a half times the range between the quartiles (from four fits on).")
-    caption = "Fits beyond one and a half times the range between the quartiles, of the fits of the same task and space."
+        return Text(f"No fit stands out: none has a {rule}, among the fits of the same task and space.")
+    caption = f"Fits with a {rule}, among those of the same task and space, from {FEWEST_FITS} fits on."
     return Table(("Fit", "Task", "Space", "Measure", "Value", "Median of all"), rows, caption)
 
 

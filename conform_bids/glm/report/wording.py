@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conform_bids.glm.planning import fit_scope
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.report.citations import Methods
 
@@ -46,7 +47,7 @@ def _overview(settings: GLMSettings, version: str) -> str:
         "session": "The runs of a session were fitted together.",
         "subject": "All runs of a participant were fitted together.",
     }
-    return f"{text} {scope[settings.fit_scope]}"
+    return f"{text} {scope[fit_scope(settings)]}"
 
 
 def _design(settings: GLMSettings) -> str:
@@ -54,6 +55,8 @@ def _design(settings: GLMSettings) -> str:
     text = f"Trials were taken as repeats of a condition where they shared `{column}`." if column else (
         "Trials were taken as repeats of a condition where they showed the same stimulus."
     )  # fmt: skip
+    if settings.dataset_config is not None:
+        text += f" Trials, their times and their use were read from the events as {settings.dataset_config.name} describes them."
     if settings.trial_filter:
         text += f" Only trials with {settings.trial_filter} were used."
     duration = settings.stimulus_duration
@@ -144,7 +147,8 @@ def _conform(settings: GLMSettings) -> str:
     }[settings.hrf_averaging]
     return (
         f"**conform**: noise regressors were taken out of data and design, {whitening}, and the HRF of each unit was chosen on what was "
-        "left, by the evidence of the model that follows. Responses were shrunk towards the unit's own mean response by a ridge penalty averaged over by its evidence "
+        "left, by the evidence of the model that follows. Responses were shrunk towards the unit's own mean response by a ridge penalty "
+        "averaged over by its evidence "
         f"[@mackay1992], which uses no condition labels{averaging}."
     )
 

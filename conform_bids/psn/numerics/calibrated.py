@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.psn.numerics.denoiser import Component, Denoiser, gains
+from conform_bids.psn.numerics.denoiser import Component, Denoiser, filter_gains
 from conform_bids.psn.numerics.filters import FilterPart, filter_part, noise_cholesky, signal_factor
 from conform_bids.psn.numerics.gsn import SignalNoise, SignalNoiseOptions, estimate_signal_noise
 from conform_bids.psn.numerics.levels import pool_curves
@@ -116,7 +116,7 @@ def held_out_pairs(trials: Trials) -> Iterator[tuple[FloatArray, FloatArray, int
 def _score(part: FilterPart, inputs: FloatArray, targets: FloatArray, count: int, *, by_unit: bool) -> FloatArray:
     """Sum over samples of 2 y p - p^2 for every a, over units or unit by unit."""
     projected = inputs @ part.right
-    passed = np.stack([gains(part.ratio, count, np.array([[1.0, 1.0, a]])) for a in A_VALUES])
+    passed = filter_gains(part.ratio, count, np.c_[np.ones(len(A_VALUES)), A_VALUES])
     inner = projected.T @ projected
     if not by_unit:
         linear = passed @ np.einsum("ij,ij->j", targets @ part.left, projected)

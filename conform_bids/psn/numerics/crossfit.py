@@ -120,14 +120,12 @@ def half_means(trials: Trials, seed: int) -> tuple[FloatArray, FloatArray, tuple
     # trials are dealt in turn, beginning with one half or the other
     first = (rank + (rng.random(trials.n_conditions) < 0.5)[trials.condition]) % 2 == 0
     first |= (trials.counts == 1)[trials.condition]
-    means, counts = [], []
-    for chosen in (first, ~first):
-        number = np.bincount(trials.condition[chosen], minlength=trials.n_conditions).astype(np.float64)
-        sums = sum_conditions(np.where(chosen[:, None], trials.values, 0.0), trials.starts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means.append(sums / number[:, None])
-        counts.append(number)
-    return means[0], means[1], (counts[0], counts[1])
+    sums = sum_conditions(trials.values, trials.starts, first.astype(np.float64))
+    number = np.bincount(trials.condition[first], minlength=trials.n_conditions).astype(np.float64)
+    others = trials.counts - number
+    with np.errstate(invalid="ignore", divide="ignore"):
+        second = (sum_conditions(trials.values, trials.starts, 1.0 - first)) / others[:, None]
+        return sums / number[:, None], second, (number, others)
 
 
 def _about_fold_means(values: FloatArray, code: IntArray) -> FloatArray:

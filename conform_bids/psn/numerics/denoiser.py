@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Component", "Denoiser", "gains"]
+__all__ = ["Component", "Denoiser", "filter_gains", "gains"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -29,10 +29,24 @@ def gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> 
     terms : (n_terms, 3) float64 array
         Columns: weight, power, a. With a = 0 dimensions pass as they are.
     """
-    weight, power, a = terms.T[:, :, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        passed = np.where(a == 0, 1.0, 1.0 / (1.0 + a * (signal_to_noise * n_averaged) ** -power))
-    return (weight * passed).sum(axis=0)
+    return np.asarray(terms[:, 0] @ filter_gains(signal_to_noise, n_averaged, terms[:, 1:]))
+
+
+def filter_gains(signal_to_noise: FloatArray, n_averaged: float, terms: FloatArray) -> FloatArray:
+    """What each filter of a family lets through of each dimension, (n_terms, n_dimensions); see `gains`.
+
+    Parameters
+    ----------
+    signal_to_noise, n_averaged
+        As for `gains`.
+    terms : (n_terms, 2) float64 array
+        Columns: power, a.
+    """
+    power, a = terms[:, 0], terms[:, 1][:, None]
+    distinct, place = np.unique(power, return_inverse=True)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        inverse = (signal_to_noise * n_averaged) ** -distinct[:, None]
+        return np.where(a == 0, 1.0, 1.0 / (1.0 + a * inverse[place]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +145,20 @@ class Denoiser:
             raise ValueError("n_averaged: numbers of trials are positive")
         centred = responses - self.mean
         denoised = np.zeros_like(centred)
-        distinct, group = np.unique(count, return_inverse=True)
-        for component in self.components:
-            gain = np.stack([component.gain(value) for value in distinct]) if len(distinct) else np.empty((0, component.left.shape[1]))
-            denoised += ((centred @ component.right) * gain[group]) @ component.left.T
+        distinct, group, sizes = np.unique(count, return_inverse=True, return_counts=True)
+        many = sizes >= self.n_units  # rows that are cheaper to multiply by one matrix than by factors
+        for value in np.flatnonzero(many):
+            rows = group == value
+            denoised[rows] = centred[rows] @ self.matrix(float(distinct[value])).T
+        few = ~many[group]
+        if few.any():
+            denoised[few] = self._by_factors(centred[few], distinct, group[few])
         return denoised + self.mean
+
+    def _by_factors(self, centred: FloatArray, counts: FloatArray, group: IntArray) -> FloatArray:
+        """The map of rows over ``counts[group]`` trials, without forming it."""
+        denoised = np.zeros_like(centred)
+        for component in self.components:
+            gain = np.stack([component.gain(value) for value in counts])
+            denoised += ((centred @ component.right) * gain[group]) @ component.left.T
+        return denoised

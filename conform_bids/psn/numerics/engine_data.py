@@ -59,7 +59,7 @@ class EngineOptions:
         In place of a criterion, 0 to 1.
     no_gain : str
         What becomes of parcels whose denoised responses predict held-out trials no better than the unit's mean: ``pass`` gives their
-        trial averages, ``zero`` the unit's mean for every condition.
+        trial averages, ``zero`` the unit's mean for every condition, ``keep`` what the method makes of them.
     outside : str
         ``psn`` of units that no parcel holds: ``nan``, or ``pass`` for their trial averages.
     session_zscore : bool
@@ -104,7 +104,7 @@ class EngineOptions:
             ("threshold level", self.threshold_level, THRESHOLD_LEVELS),
             ("basis", self.basis, (None, *BASES)),
             ("criterion", self.criterion, (None, *CRITERIA)),
-            ("choice for parcels without gain", self.no_gain, ("pass", "zero")),
+            ("choice for parcels without gain", self.no_gain, ("pass", "zero", "keep")),
             ("choice for units outside of parcels", self.outside, ("nan", "pass")),
             ("output units", self.output_units, ("input", "z")),
         ):

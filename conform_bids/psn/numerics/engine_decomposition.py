@@ -53,6 +53,7 @@ def decompose_fit(label: int, fit: UnitFit, units: IntArray, offset: FloatArray,
     """
     parcel_fit = fit.fitted.fit
     spectrum = _spectrum(parcel_fit)
+    likelihoods = _likelihoods(parcel_fit)
     found, basis = fit.coordinates, spectrum.basis
     kept = slice(MAX_DUAL if found is not None else None)
     if found is not None:
@@ -71,8 +72,8 @@ def decompose_fit(label: int, fit: UnitFit, units: IntArray, offset: FloatArray,
         noise_variance=spectrum.noise[kept],
         passed=spectrum.passed[kept],
         curve=_curve(parcel_fit, spectrum),
-        noise_likelihood=parcel_fit.model.noise_likelihood,
-        data_likelihood=parcel_fit.model.data_likelihood,
+        noise_likelihood=likelihoods[1],
+        data_likelihood=likelihoods[0],
         dual=found is not None,
         coordinates=None if found is None else found.coordinates,
         scale=None if found is None else found.scale,
@@ -89,6 +90,13 @@ def undecomposed(
     return ParcelDecomposition(
         label, method, units, Denoiser(mean, (), n_averaged), offset, gain, empty, none, none, none, none, np.zeros((2, 0))
     )
+
+
+def _likelihoods(fit: ParcelFit) -> tuple[FloatArray | None, FloatArray | None]:
+    """Of the levels of shrinkage of condition means and of the noise."""
+    if isinstance(fit.result, StackedResult):
+        return fit.result.choices[0].likelihood, fit.result.choices[1].likelihood
+    return fit.model.data_likelihood, fit.model.noise_likelihood
 
 
 def _spectrum(fit: ParcelFit) -> _Spectrum:

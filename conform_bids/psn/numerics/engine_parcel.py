@@ -167,7 +167,8 @@ def _leave(brain: Brain, label: int, prepared: Prepared, kept: Kept, reason: str
 
 
 def _without_gain(options: EngineOptions) -> str:
-    return "passed" if options.no_gain == "pass" else "zeroed"
+    """Status of a parcel that is not denoised; there is nothing to keep of one that cannot be fitted."""
+    return "zeroed" if options.no_gain == "zero" else "passed"
 
 
 def _pass_or_zero(prepared: Prepared, kept: Kept, mean: FloatArray, status: str) -> FloatArray:
@@ -190,7 +191,9 @@ def _finish(brain: Brain, label: int, prepared: Prepared, kept: Kept, fit: UnitF
     gain = fit.fitted.gain
     if not np.isfinite(gain) and held_out is not None:
         gain = pooled_gain(held_out)
-    status = _without_gain(brain.options) if gain <= 0 else "denoised"
+    status = "denoised" if gain > 0 or np.isnan(gain) or brain.options.no_gain == "keep" else _without_gain(brain.options)
+    if gain <= 0:
+        note += "denoised responses predict held-out trials no better than the mean response; "
     inside, units = kept.units, prepared.units[kept.units]
     dimensions, a = unit_numbers(fit.fitted, len(units))
     maps = brain.outputs.maps
@@ -209,7 +212,6 @@ def _finish(brain: Brain, label: int, prepared: Prepared, kept: Kept, fit: UnitF
         psn = _pass_or_zero(prepared, kept, mean, status)
         brain.outputs.write_denoised(prepared, psn, psn)
         _describe_unfitted(brain, prepared, kept, status)
-        note += "denoised responses predict held-out trials no better than the mean response; "
     if brain.store is not None:
         found = decompose_fit(label, fit, units, prepared.offset[inside], prepared.gain[inside])
         with brain.lock:

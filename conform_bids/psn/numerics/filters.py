@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from conform_bids.psn.numerics.denoiser import gains
+from conform_bids.psn.numerics.denoiser import filter_gains
 from conform_bids.psn.numerics.spectral import decompose, shrink, solve_lower
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 Levels = Sequence[tuple[float, float]]
 RIDGE = 1e-10
 ROUNDING = 1e-12
@@ -41,11 +42,22 @@ class FilterPart:
         ``right.T @ left`` is the identity.
     ratio : (n_dimensions,) float64 array
         Variance of the signal over that of a single trial's noise.
+    units : (n_dimensions,) int array or None
+        Where dimensions are units by themselves: which.
     """
 
     left: FloatArray
     right: FloatArray
     ratio: FloatArray
+    units: IntArray | None = None
+
+    def project(self, rows: FloatArray) -> FloatArray:
+        """Samples along the dimensions, (n_samples, n_dimensions)."""
+        return rows @ self.right if self.units is None else rows[:, self.units]
+
+    def weigh(self, rows: FloatArray) -> FloatArray:
+        """Products of samples with where dimensions go to, (n_samples, n_dimensions)."""
+        return rows @ self.left if self.units is None else rows[:, self.units]
 
 
 def noise_cholesky(noise: FloatArray) -> FloatArray:
@@ -123,7 +135,7 @@ def _single_units(signal: FloatArray, noise: FloatArray) -> FilterPart:
     axes = np.zeros((len(signal), len(kept)))
     axes[kept, np.arange(len(kept))] = 1.0
     floor = ROUNDING * float(np.mean(noise))
-    return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor))
+    return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,18 +207,20 @@ def score_filters(
     n_terms = len(terms)
     linear = np.zeros(len(parts) * n_terms)
     quadratic = np.zeros((len(linear), len(linear)))
-    one = np.c_[np.ones(n_terms), terms]
-    cross = {(i, j): parts[i].left.T @ parts[j].left for i in range(len(parts)) for j in range(i + 1)}
+    cross = {(i, j): parts[j].weigh(parts[i].left.T) for i in range(len(parts)) for j in range(i + 1)}
     for count in np.unique(counts):
         rows = counts == count
         root = np.sqrt(weights[rows])[:, None]
-        projected = [(root * inputs[rows]) @ part.right for part in parts]
-        passed = [np.stack([gains(part.ratio, count, term[None]) for term in one]) for part in parts]
+        chosen, aims = root * inputs[rows], root * targets[rows]
+        projected = [part.project(chosen) for part in parts]
+        passed = [filter_gains(part.ratio, count, terms) for part in parts]
         for i, part in enumerate(parts):
             place = slice(i * n_terms, (i + 1) * n_terms)
-            linear[place] += passed[i] @ np.einsum("ij,ij->j", (root * targets[rows]) @ part.left, projected[i])
+            linear[place] += passed[i] @ np.einsum("ij,ij->j", part.weigh(aims), projected[i])
             for j in range(i + 1):
-                block = passed[i] @ (cross[i, j] * (projected[i].T @ projected[j])) @ passed[j].T
+                product = projected[i].T @ projected[j]
+                product *= cross[i, j]
+                block = passed[i] @ product @ passed[j].T
                 other = slice(j * n_terms, (j + 1) * n_terms)
                 quadratic[place, other] += block
                 if j < i:
@@ -230,6 +244,13 @@ def solve_mixture(scores: Scores, ridge: float = 1e-3) -> FloatArray:
     if level <= 0 or scores.total <= 0:
         return np.zeros(n_filters)
     unexplained = 1 - max(0.0, float(np.max(2 * scores.linear - np.diag(scores.quadratic)))) / scores.total
-    values, vectors = np.linalg.eigh((scores.quadratic + scores.quadratic.T) / 2)
-    root = np.sqrt(np.maximum(values, ROUNDING * values[-1]) + ridge * max(unexplained, 0.0) * level)
-    return np.asarray(scipy.optimize.nnls(root[:, None] * vectors.T, vectors.T @ scores.linear / root, maxiter=100 * n_filters)[0])
+    symmetric = (scores.quadratic + scores.quadratic.T) / 2
+    added = ridge * max(unexplained, 0.0) * level
+    factor, failed = scipy.linalg.lapack.dpotrf(symmetric + added * np.eye(n_filters), lower=0, clean=1)
+    if not failed and np.diag(factor).min() ** 2 > ROUNDING * n_filters * level:
+        target = scipy.linalg.solve_triangular(factor, scores.linear, trans="T", check_finite=False)
+    else:  # filters that cannot be told apart
+        values, vectors = decompose(symmetric)
+        root = np.sqrt(np.maximum(values, ROUNDING * values[-1]) + added)
+        factor, target = root[:, None] * vectors.T, vectors.T @ scores.linear / root
+    return np.asarray(scipy.optimize.nnls(factor, target, maxiter=100 * n_filters)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -94,8 +95,8 @@ class ParcelFit:
         Why units were set aside.
     denoiser : Denoiser
         Of the fitted units.
-    model : SignalNoise
-        Covariances by GSN of the fitted units, in the units of the data.
+    given : SignalNoise or None
+        Covariances that the fit stands on, where these are GSN's of the units in the units of the data.
     result : StackedResult, CalibratedResult, CrossvalidatedResult, ProjectionResult or Denoiser
         What the method gives beside.
     trials : Trials
@@ -111,12 +112,17 @@ class ParcelFit:
     units: IntArray
     survey: UnitSurvey
     denoiser: Denoiser
-    model: SignalNoise
+    given: SignalNoise | None
     result: Result
     trials: Trials
     labels: npt.NDArray[np.generic]
     options: FitOptions
     notes: tuple[str, ...]
+
+    @cached_property
+    def model(self) -> SignalNoise:
+        """Covariances by GSN of the fitted units, in the units of the data; estimated when asked for, if the fit did not need them."""
+        return self.given or estimate_signal_noise(self.trials, SignalNoiseOptions(missing="all"))
 
     def apply(self, responses: npt.NDArray[np.floating], n_averaged: npt.ArrayLike | None = None) -> FloatArray:
         """Denoise responses of all units that were handed in, (n_rows, n_units); units that were set aside come out NaN.
@@ -186,18 +192,19 @@ def fit_parcel(
         groups=None if chosen.groups is None else np.asarray(chosen.groups)[units],
         basis=chosen.basis if isinstance(chosen.basis, str) or chosen.basis is None else chosen.basis[units],
     )
+    given: SignalNoise | None = None
+    notes: tuple[str, ...] = ()
     if chosen.method in CALIBRATED_METHODS:
-        model = estimate_signal_noise(trials, SignalNoiseOptions(missing="all"))
         denoiser, result = _fit(trials, chosen)
     else:
         refuse_scale_spread(trials)
-        model = _model(trials, chosen)
-        denoiser, result = _fit_preset(trials, model, chosen)
-    notes = model.notes
+        given = _model(trials, chosen)
+        denoiser, result = _fit_preset(trials, given, chosen)
+        notes = given.notes
     dropped = int((~trials.complete).sum())
     if dropped and chosen.method in CALIBRATED_METHODS:
         notes = (*notes, f"{dropped} trials in which a unit is missing were left out")
-    return ParcelFit(units, survey, denoiser, model, result, trials, labels, chosen, notes)
+    return ParcelFit(units, survey, denoiser, given, result, trials, labels, chosen, notes)
 
 
 def _model(trials: Trials, options: FitOptions) -> SignalNoise:

@@ -110,13 +110,10 @@ def _score(
     draw = rng.standard_normal(len(chosen.condition))
     draw -= (np.add.reduceat(draw, chosen.starts) / chosen.counts)[chosen.condition]
     length = np.sqrt(np.add.reduceat(draw**2, chosen.starts) * chosen.counts)
-    contrast = sum_conditions(draw[:, None] * chosen.residuals(), chosen.starts) / length[:, None] / others.scale
-    scores = Scores.none(len(parts) * len(terms))
-    for sign in (1.0, -1.0):
-        # added and taken away in equal amounts: as much noise in the input as half of the trials would leave
-        inputs, targets = means + sign * contrast, means - sign * contrast
-        scores += score_filters(parts, terms, inputs, targets, chosen.counts / 2.0, np.ones(len(repeated)))
-    return scores
+    contrast = sum_conditions(chosen.values, chosen.starts, draw) / length[:, None] / others.scale
+    # added and taken away in equal amounts: as much noise in the input as half of the trials would leave; once with each sign
+    inputs, targets = np.concatenate([means + contrast, means - contrast]), np.concatenate([means - contrast, means + contrast])
+    return score_filters(parts, terms, inputs, targets, np.tile(chosen.counts / 2.0, 2), np.ones(2 * len(repeated)))
 
 
 def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser], seed: int) -> HeldOut:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from conform_bids.psn.numerics.denoiser import Component, Denoiser
 from conform_bids.psn.numerics.filters import FilterPart, Scores, filter_parts, noise_choleskys, score_filters, solve_mixture
 from conform_bids.psn.numerics.moments import choose_data_level, choose_noise_level
+from conform_bids.psn.numerics.spectral import ShrinkageChoice
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, split_conditions
 
@@ -69,6 +70,8 @@ class StackedResult:
         Mean and map.
     levels : tuple of (float, float)
         Levels of shrinkage of the covariance of condition means and of that of the noise, component by component.
+    choices : (ShrinkageChoice, ShrinkageChoice)
+        How the first of these levels were chosen, of condition means and of the noise; in standardised units.
     terms : (n_terms, 2) float64 array
         Power and a of the candidates of each component.
     weights : (n_levels * n_terms,) float64 array
@@ -83,6 +86,7 @@ class StackedResult:
 
     denoiser: Denoiser
     levels: Levels
+    choices: tuple[ShrinkageChoice, ShrinkageChoice]
     terms: FloatArray
     weights: FloatArray
     fold_scores: tuple[Scores, ...]
@@ -106,7 +110,8 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     """
     chosen = options or StackedOptions()
     data = standardise(trials)
-    levels = _candidate_levels(data, wide=chosen.wide)
+    choices = choose_data_level(data.means), choose_noise_level(data.trials, pooled=True)
+    levels = _candidate_levels(choices[0].level, choices[1].level, wide=chosen.wide)
     terms = np.array([(power, a) for power in chosen.powers for a in chosen.a])
     folds = split_conditions(data.trials.counts, chosen.n_folds, chosen.seed)
     rng = np.random.default_rng([chosen.seed, 1])
@@ -117,13 +122,11 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     fold_of = np.empty(len(data.means), dtype=np.intp)
     for index, fold in enumerate(folds):
         fold_of[fold] = index
-    return StackedResult(denoiser, levels, terms, weights, fold_scores, fold_of, data.weight)
+    return StackedResult(denoiser, levels, choices, terms, weights, fold_scores, fold_of, data.weight)
 
 
-def _candidate_levels(data: Standardised, *, wide: bool) -> Levels:
+def _candidate_levels(best: float, noise: float, *, wide: bool) -> Levels:
     """Levels of shrinkage of the data and of the noise covariance, the likeliest pair first."""
-    noise = choose_noise_level(data.trials, pooled=True).level
-    best = choose_data_level(data.means).level
     if not wide:
         return ((best, noise),)
     return tuple(dict.fromkeys([(best, noise), (max(best - LEVEL_STEP, 0.0), noise), (1.0, noise), (best, noise / 2), (0.0, 0.0)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +52,26 @@ class Standardised:
 
     def noise_covariance(self, chosen: npt.NDArray[np.bool_] | None = None) -> FloatArray:
         """Covariance of a single trial's noise, pooled over the residuals of some conditions (a mask) by their degrees of freedom."""
-        use = self.weight * (1.0 if chosen is None else chosen)
+        use = self.weight if chosen is None else self.weight * chosen
         freedom = float(use @ (self.trials.counts - 1))
         if freedom <= 0:
             raise UnusableInputError("no condition repeats among those that the noise is estimated on")
-        rows = self.residuals * np.sqrt(use / freedom)[self.trials.condition][:, None]
-        if chosen is not None:
-            rows = rows[chosen[self.trials.condition]]
+        if chosen is None or chosen.all():
+            return self._products / freedom
+        if 2 * int(np.sum(chosen)) > len(use):  # what is left out is less to multiply
+            return (self._products - self._outer(self.weight * ~chosen)) / freedom
+        return self._outer(use) / freedom
+
+    @cached_property
+    def _products(self) -> FloatArray:
+        return self._outer(self.weight)
+
+    def _outer(self, weight: FloatArray) -> FloatArray:
+        """Sum of the residuals' outer products, conditions weighted."""
+        condition = self.trials.condition
+        rows = self.residuals if weight.all() else self.residuals[(weight > 0)[condition]]
+        if (weight[weight > 0] != 1).any():
+            rows = rows * np.sqrt(weight[condition[(weight > 0)[condition]]])[:, None]
         return rows.T @ rows
 
     def data_covariance(self, means: FloatArray, share: FloatArray) -> tuple[FloatArray, FloatArray, float]:
@@ -110,7 +124,7 @@ def standardise(trials: Trials) -> Standardised:
     scale = np.maximum(deviation, QUIET * complete.means.std(axis=0))
     if not (scale > 0).all():
         raise UnusableInputError(f"{int((scale <= 0).sum())} units do not vary; leave them out")
-    residuals = residuals / scale
+    residuals /= scale
     squares = np.add.reduceat(np.einsum("ij,ij->i", residuals, residuals), complete.starts)
     variance = squares[repeated] / (complete.counts[repeated] - 1)
     weight = np.ones(complete.n_conditions)

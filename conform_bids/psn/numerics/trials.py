@@ -106,7 +106,8 @@ class Trials:
 
     def residuals(self) -> FloatArray:
         """Trials less the mean of their condition, (n_trials, n_units)."""
-        return self.values - self.means[self.condition]
+        rows = self.means[self.condition]
+        return np.subtract(self.values, rows, out=rows)
 
 
 def group_trials(
@@ -168,7 +169,7 @@ def _count_repeats(condition: npt.NDArray[np.generic]) -> IntArray:
     return repeats
 
 
-def sum_conditions(values: FloatArray, starts: IntArray) -> FloatArray:
+def sum_conditions(values: FloatArray, starts: IntArray, weight: FloatArray | None = None) -> FloatArray:
     """Sums over each condition's trials, (n_conditions, n_units), of trials in the order of conditions.
 
     The product with a sparse matrix reads rows as they lie; ``numpy.add.reduceat`` takes five times as long.
@@ -179,9 +180,15 @@ def sum_conditions(values: FloatArray, starts: IntArray) -> FloatArray:
         Finite.
     starts : (n_conditions,) int array
         First trial of each condition.
+    weight : (n_trials,) float64 array, optional
+        What each trial is multiplied by; those with 0 are not read.
     """
-    bounds = np.r_[starts, len(values)]
-    return np.asarray(scipy.sparse.csr_array((np.ones(len(values)), np.arange(len(values)), bounds)) @ values)
+    columns, bounds = np.arange(len(values)), np.r_[starts, len(values)]
+    if weight is None:
+        return np.asarray(scipy.sparse.csr_array((np.ones(len(values)), columns, bounds), (len(starts), len(values))) @ values)
+    used = weight != 0
+    bounds = np.r_[0, np.cumsum(used)][bounds]
+    return np.asarray(scipy.sparse.csr_array((weight[used], columns[used], bounds), (len(starts), len(values))) @ values)
 
 
 def reference_permutation(length: int, seed: int = 42) -> IntArray:

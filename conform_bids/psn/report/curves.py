@@ -40,8 +40,9 @@ def plot_spectra(spectrum: pd.DataFrame, path: Path) -> Path:
         for values, colour, name in ((signal / scale, _SIGNAL, "signal"), (noise / scale, _NOISE, "noise of a trial")):
             _band(variances, order, np.where(values > 0, values, np.nan), colour, name)
         variances.set_yscale("log")
-        top = np.nanmax(np.where(noise > 0, noise, np.nan) / scale, initial=1e-3)
-        variances.set_ylim(1e-6, 2 * max(1.0, float(top)))
+        top = max(1e-3, *(float(np.nanmax(values / scale, initial=0.0)) for values in (signal, noise)))
+        variances.set_ylim(3e-4 * top, 2 * top)
+        variances.yaxis.set_major_formatter("{x:g}")
         _legend_above(variances)
         finish_axes(variances, "Dimension", "Variance / signal variance", "Spectrum")
         _band(shares, order, 100 * passed, ACCENT, "passes")
@@ -81,6 +82,7 @@ def plot_calibration(curves: Mapping[str, FloatArray], method: str, path: Path) 
         axes.axhline(0, color=MUTED, linewidth=1)
         if not dimensions:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
         _legend_above(axes)
         label = "Dimensions kept" if dimensions else "Weight of the noise"
         finish_axes(axes, label, "Gain, relative to the largest", "Recovery" if dimensions else "Calibration")
@@ -139,7 +141,7 @@ def plot_reliability(parcels: pd.DataFrame, null: pd.DataFrame, path: Path) -> P
                 scatter.scatter(before[members], after[members], s=20, color=colour, alpha=0.8, linewidths=0, label=label)
         scatter.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         if len(scatter.get_legend_handles_labels()[1]):
-            scatter.legend(loc="upper left", handletextpad=0.2)
+            scatter.legend(loc="lower right", handletextpad=0.2)
         finish_axes(scatter, "Before: trial averages", "After, cross-fitted", "Parcels: odd-even r")
         names = {"before": "before", "after": "after,\ncross-fitted", "in_sample": "after,\nnot cross-fitted"}
         strips.axhline(0, color=INK, linewidth=1)
@@ -162,7 +164,7 @@ def plot_reliability(parcels: pd.DataFrame, null: pd.DataFrame, path: Path) -> P
 
 def _by_parcel(spectrum: pd.DataFrame, name: str) -> FloatArray:
     """Values (parcels, dimensions), NaN where a parcel has fewer dimensions."""
-    table = spectrum.assign(**{name: pd.to_numeric(spectrum[name], errors="coerce")})
+    table = spectrum[["parcel", "dimension", name]].apply(pd.to_numeric, errors="coerce")
     return np.asarray(table.pivot_table(index="parcel", columns="dimension", values=name, dropna=False).to_numpy(dtype=np.float64))
 
 

@@ -19,7 +19,7 @@ from conform_bids.report import figures as draw
 __all__ = ["draw_figures"]
 
 FloatArray = NDArray[np.float64]
-STATES = (("denoised", "#3b76af"), ("passed through", "#ef8636"), ("set to the mean", "#c03d3e"), ("outside or set aside", "#888888"))
+STATES = (("denoised", "#3b76af"), ("passed on", "#ef8636"), ("mean only", "#c03d3e"), ("none", "#888888"))
 
 
 def draw_figures(folder: Path, space: Space, entities: Mapping[str, str], output_dir: Path) -> list[Path]:

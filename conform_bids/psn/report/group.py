@@ -16,23 +16,24 @@ from conform_bids.report.page import Cell, Item, Link, Note, Number, Section, Ta
 __all__ = ["write_group_report"]
 
 _LABELS = {"task": "task_id", "space": "space_label"}
-_COLUMNS = {
+_COLUMNS: dict[str, tuple[str, int]] = {
     "n_trials": ("Trials", 0),
     "n_conditions": ("Conditions", 0),
-    "n_repeated": ("Repeated", 0),
-    "n_test_conditions": ("Test", 0),
-    "n_sessions": ("Sessions", 0),
-    "n_units": ("Units", 0),
+    "n_repeated": ("", 0),
+    "n_test_conditions": ("", 0),
+    "n_sessions": ("", 0),
+    "n_units": ("", 0),
     "n_parcels": ("Parcels", 0),
-    "median_dimensions": ("Dimensions", 1),
-    "median_ncsnr": ("ncsnr", 2),
+    "median_dimensions": ("", 1),
+    "median_ncsnr": ("", 2),
     "median_noise_ceiling_before": ("Ceiling before (%)", 1),
     "median_noise_ceiling_after": ("Ceiling after (%)", 1),
     "median_cv_gain": ("Gain", 3),
-    "median_reliability_before": ("Odd-even r before", 2),
-    "median_reliability_after": ("Odd-even r after", 2),
-    "null_median_reliability_after": ("r of shuffled repeats", 2),
+    "median_reliability_before": ("r before", 2),
+    "median_reliability_after": ("r after", 2),
+    "null_median_reliability_after": ("r, shuffled", 2),
 }
+"""Metrics of the table; those with a name are on the page, too."""
 
 
 def write_group_report(output_dir: Path, participants: Sequence[str], settings: PSNSettings, about: Mapping[str, str]) -> list[Path]:
@@ -73,8 +74,12 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         name = f"sub-{fit.entities['sub']}"
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
-        rows.append([link, fit.title, *(Number(fit.get(metric), decimals) for metric, (_, decimals) in _COLUMNS.items())])
-    items.append(Table(["Participant", "Fit", *(head for head, _ in _COLUMNS.values())], rows, "Medians over units; after: cross-fitted."))
+        rows.append([link, fit.title, *(Number(fit.get(metric), decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
+    caption = (
+        "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; after: cross-fitted; "
+        "shuffled: the same where nothing repeats, which should be 0. group_psn.tsv has more columns."
+    )
+    items.append(Table(["Participant", "Fit", *(head for head, _ in _COLUMNS.values() if head)], rows, caption))
     n_people = len({fit.entities["sub"] for fit in fits})
     write_page(
         paths[1],

@@ -21,7 +21,9 @@ _FIGURES = {
     ("noiseceiling", "trialavg"): ("Noise ceiling before denoising", "Share of the variance of trial averages that is signal."),
     ("noiseceiling", "psn"): (
         "Noise ceiling after denoising",
-        "The same of denoised responses, each from a denoiser that never saw its condition. The colours are those of the map before.",
+        "The same of denoised responses, each from a denoiser that never saw its condition; colours as in the map before. A unit without "
+        "signal of its own keeps a small response that it shares with its neighbours: reproducible, hence a high ceiling. Where units "
+        "predict their own held-out trials is what the map of the gain shows.",
     ),
     ("", "ceilings"): ("Noise ceilings over units", "After should lie to the right of before; where it does not, denoising does not help."),
     ("", "reliability"): (
@@ -47,7 +49,11 @@ _FIGURES = {
         "Shrinkage of the covariances",
         "Line a parcel: likelihood of held-out trials when the covariance is shrunk towards its diagonal; the lowest point is used.",
     ),
-    ("status", "psn"): ("What became of units", "Units outside of parcels, or set aside, have no denoised response."),
+    ("status", "psn"): (
+        "What became of units",
+        "Passed on: the trial averages, as denoising their parcel gains nothing; mean only: the same with --no-gain zero; none: outside of "
+        "parcels, or set aside, without a denoised response.",
+    ),
 }
 _PARCEL_COLUMNS = {
     "name": ("Parcel", 0),

@@ -91,7 +91,9 @@ def _parcels(settings: PSNSettings) -> str:
         "clusters": f"Units were denoised in spatial clusters of about {settings.parcel_size}.",
         "auto": f"Units were denoised in spatial clusters of about {settings.parcel_size}, and together where there were too few for that.",
     }.get(settings.parcellation, "Units were denoised within the parcels of an atlas.")
-    rest = {"pass": "kept their trial averages", "zero": "were set to their mean response"}[settings.no_gain]
+    rest = {"pass": "kept their trial averages", "zero": "were set to their mean response"}.get(settings.without_gain)
+    if rest is None:
+        return text
     return f"{text} Parcels whose denoised responses predicted held-out trials no better than the mean response {rest}."
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from conform_bids.bids import images
 from conform_bids.bids.images import CiftiSpace, SurfaceSpace, VolumeSpace
+from conform_bids.errors import UnusableInputError
 
 SHAPE = (5, 4, 3)
 AFFINE = np.array([[-2.0, 0.1, 0, 90], [0, 2.5, 0, -126], [0, 0, 3, -72], [0, 0, 0, 1]])
@@ -139,3 +140,23 @@ def test_real_bold(real_data: Path) -> None:
     inside = np.asarray(nib.load(mask_path).dataobj) > 0
     np.testing.assert_array_equal(images.read_bold([path], space, n_volumes=121), np.asarray(nib.load(path).dataobj)[inside].T)
     assert images.describe_bold([path]).repetition_time_s == 2.5
+
+
+@pytest.mark.parametrize("kind", ["nifti", "cifti", "gifti"])
+def test_parts_are_the_maps(
+    kind: str, bold: Path, mask: Path, dtseries: Path, hemispheres: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conform_bids.bids.grayordinates._BLOCK_BYTES", 100)  # three grayordinates a part
+    paths = {"nifti": [bold], "cifti": [dtseries], "gifti": list(hemispheres)}[kind]
+    space = images.read_space(paths, mask if kind == "nifti" else None, "T1w")
+    expected = images.read_maps(paths, space)
+    found, n_parts = np.full_like(expected, np.nan), 0
+    for rows, columns, values in images.iter_maps(paths, space):
+        assert values.dtype == np.float32 and np.isnan(found[rows, columns]).all()
+        found[rows, columns] = values
+        n_parts += 1
+    np.testing.assert_array_equal(found, expected)
+    assert n_parts == (3 if kind == "cifti" else len(expected))
+    other = images.read_space([bold] if kind != "nifti" else [dtseries], None, "T1w")
+    with pytest.raises(UnusableInputError, match="its grid is not that of"):
+        next(images.iter_maps(paths, other))

@@ -1,0 +1,1 @@
+"""conform-store: make, extend, verify and describe the aggregated dataset."""

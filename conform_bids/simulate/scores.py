@@ -1,0 +1,106 @@
+"""How near the responses of a derivative come to what was simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conform_bids.bids.images import map_paths, read_maps, read_space
+from conform_bids.bids.names import natural_key, parse_name
+from conform_bids.bids.tables import read_tsv
+from conform_bids.numerics.scores import correlate_columns
+from conform_bids.simulate.truth import SPACES, Truth, read_truth, truth_path
+
+__all__ = ["ResponseScore", "score_responses"]
+
+
+@dataclass(frozen=True)
+class ResponseScore:
+    """Responses to conditions against the truth, over the units that respond.
+
+    Attributes
+    ----------
+    participant, space, desc : str
+        Of the maps, without keys.
+    n_units, n_conditions : int
+        Compared.
+    correlation : float
+        Over conditions, with the true responses; median over units.
+    error : float
+        Root mean squared difference from the true responses, each unit's mean over conditions taken out, in percent signal change; median
+        over units.
+    """
+
+    participant: str
+    space: str
+    desc: str
+    n_units: int
+    n_conditions: int
+    correlation: float
+    error: float
+
+
+def score_responses(dataset: str | Path, derivative: str | Path, descs: tuple[str, ...] = ("trialavg", "psn")) -> list[ResponseScore]:
+    """Score maps ``stat-effect`` of conditions, and their table ``desc-psn_trials.tsv``, of all participants and formats.
+
+    Parameters
+    ----------
+    dataset : path
+        The simulated raw dataset.
+    derivative : path
+        Output folder of conform-psn.
+    descs : tuple of str
+        Maps to score.
+
+    Returns
+    -------
+    list of ResponseScore
+        By participant, format and desc; what is absent is left out.
+    """
+    dataset, derivative = Path(dataset), Path(derivative)
+    scores: list[ResponseScore] = []
+    tables = sorted(derivative.glob("sub-*/func/*_desc-psn_trials.tsv"), key=lambda path: natural_key(path.name))
+    for table in tables:
+        entities = {key: label for key, label in parse_name(table).entities.items() if key != "desc"}
+        for file_format, space in SPACES.items():
+            if entities.get("space") == space and truth_path(dataset, entities["sub"], file_format).is_file():
+                truth = read_truth(dataset, entities["sub"], file_format)
+                stim_ids = [str(name) for name in read_tsv(table, required=("stim_id",), quoted=False)["stim_id"]]
+                scores += _of_table(dataset, derivative, entities, file_format, truth, stim_ids, descs)
+    return scores
+
+
+def _of_table(
+    dataset: Path, derivative: Path, entities: dict[str, str], file_format: str, truth: Truth, stim_ids: list[str], descs: tuple[str, ...]
+) -> Iterator[ResponseScore]:
+    rows = {str(name): row for row, name in enumerate(truth.stim_ids)}
+    expected = truth.condition_betas[[rows[name] for name in stim_ids]].astype(np.float64)
+    mask = _mask(dataset, entities) if file_format == "nifti" else None
+    for desc in descs:
+        paths = map_paths(file_format, {**entities, "stat": "effect", "desc": desc}, "statmap")
+        files = tuple(derivative / path for path in paths)
+        if not all(path.is_file() for path in files):
+            continue
+        space = read_space(files, mask, entities["space"], entities.get("den"), entities.get("res"))
+        found = read_maps(files, space).astype(np.float64)
+        used = truth.active & np.isfinite(found).all(axis=0)
+        correlation, error = _compare(found[:, used], expected[:, used])
+        yield ResponseScore(entities["sub"], entities["space"], desc, int(used.sum()), len(stim_ids), correlation, error)
+
+
+def _compare(found: NDArray[np.float64], expected: NDArray[np.float64]) -> tuple[float, float]:
+    if not found.size:
+        return float("nan"), float("nan")
+    difference = found - expected
+    error = np.sqrt(np.square(difference - difference.mean(axis=0)).mean(axis=0))
+    return float(np.nanmedian(correlate_columns(found, expected))), float(np.median(error))
+
+
+def _mask(dataset: Path, entities: dict[str, str]) -> Path:
+    """The brain mask whose voxels the truth has."""
+    pattern = f"derivatives/fmriprep/sub-{entities['sub']}/**/func/*_space-{entities['space']}_desc-brain_mask.nii.gz"
+    return min(dataset.glob(pattern), key=lambda path: natural_key(path.name))
