@@ -51,6 +51,8 @@ _COLUMNS = {
     "isc_before": ("ISC before", 3),
     "isc_after": ("ISC after", 3),
 }
+_N_PREDICTED = 6
+"""Columns of the first table."""
 _CAPTION = (
     "A person's own responses to held-out stimuli, predicted from the other people's by a template that never saw this person: r / ceiling "
     "is the mean over units of correlation over the root of the noise ceiling; identification the share of stimuli whose pattern in a "
@@ -130,14 +132,22 @@ def _find(output_dir: Path, participant: str) -> tuple[list[_Aligned], list[str]
             if desc != "prepared" and not is_aligned:
                 continue
             values = _values(output_dir / relative_path({**entities, "desc": desc}, "metrics", ".tsv")) if is_aligned else {}
-            statmap = sorted(folder.glob(path.name.replace("_desc-", "_*stat-effect_desc-").replace("_trials", "_statmap")))
-            content |= read_json(statmap[0]) if statmap else {}
+            content |= _sidecar_of_maps(folder, entities, desc)
         except (ConformError, OSError, ValueError) as error:
             problems.append(str(error).replace(f"{output_dir}/", ""))
             continue
         if is_aligned or tuple(entities.items()) not in found:
             found[tuple(entities.items())] = _Aligned(entities, content, values, is_aligned)
     return list(found.values()), problems
+
+
+def _sidecar_of_maps(folder: Path, entities: Mapping[str, str], desc: str) -> dict[str, Any]:
+    """Sidecar of the responses; of either hemisphere where there are two."""
+    for path in sorted(folder.glob(f"*_stat-effect_desc-{desc}_statmap.json")):
+        own = {key: label for key, label in parse_name(path).entities.items() if key not in ("hemi", "stat", "desc")}
+        if own == dict(entities):
+            return read_json(path)
+    return {}
 
 
 def _values(path: Path) -> dict[str, float]:
@@ -189,13 +199,21 @@ def _summary(found: Sequence[_Aligned]) -> list[Item]:
     items: list[Item] = [Note(f"{each.title}: prepared; the level group aligns it.") for each in found if not each.is_aligned]
     scored = [each for each in found if each.values]
     if scored:
-        rows: list[list[Cell]] = [[each.title, *_numbers(each)] for each in scored]
-        items.append(Table(["Fit", *(head for head, _ in _COLUMNS.values())], rows, _CAPTION))
+        items += _tables(["Fit"], [[each.title] for each in scored], scored)
     return items
 
 
-def _numbers(each: _Aligned) -> list[Cell]:
-    return [Number(each.values.get(name, float("nan")), decimals) for name, (_, decimals) in _COLUMNS.items()]
+def _tables(heads: Sequence[str], cells: Sequence[Sequence[Cell]], aligned: Sequence[_Aligned]) -> list[Item]:
+    """Scores in two tables that fit on a page: how well responses are predicted, and which stimuli are told apart."""
+    names = list(_COLUMNS)
+    items: list[Item] = []
+    for part, caption in ((names[:_N_PREDICTED], ""), (names[_N_PREDICTED:], _CAPTION)):
+        rows = [
+            [*first, *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
+            for first, each in zip(cells, aligned, strict=True)
+        ]
+        items.append(Table([*heads, *(_COLUMNS[name][0] for name in part)], rows, caption))
+    return items
 
 
 def _section(each: _Aligned, output_dir: Path) -> Section:
@@ -248,13 +266,19 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     write_tsv(_table(aligned), paths[0])
     notes = dict.fromkeys(str(note) for each in aligned for note in each.content.get("Notes") or [])
     items: list[Item] = [Note(note) for note in notes]
-    rows: list[list[Cell]] = []
+    cells: list[list[Cell]] = []
     for each in aligned:
         name = f"sub-{each.entities['sub']}"
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
-        rows.append([link, each.title, str(each.content.get("Method")), *_numbers(each)])
-    items.append(Table(["Participant", "Fit", "Method", *(head for head, _ in _COLUMNS.values())], rows, _CAPTION))
+        cells.append([link, each.title, str(each.content.get("Method"))])
+    if any(each.values for each in aligned):
+        items += _tables(["Participant", "Fit", "Method"], cells, aligned)
+    else:
+        rows = [
+            [*own, Number(each.content.get("NumberOfSharedStimuli", float("nan")), 0)] for own, each in zip(cells, aligned, strict=True)
+        ]
+        items.append(Table(["Participant", "Fit", "Method", "Stimuli of the fit"], rows))
     figures: list[Item] = []
     for each in aligned:
         figures += [item for item in _section(each, output_dir).items if isinstance(item, Figure)]

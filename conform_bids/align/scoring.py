@@ -44,7 +44,7 @@ class Scores:
 def why_no_scores(gathered: Gathered) -> str | None:
     """What scores lack; None where they can be computed."""
     if len(gathered.people) < 3:
-        return "no scores: leaving people out takes three or more"
+        return "no scores: leaving people out, one at a time, takes three or more"
     counts = [len(data.rows) for data in gathered.test]
     if not counts or min(counts) < MIN_HELD_OUT:
         return f"no scores: people share {min(counts, default=0)} held-out stimuli, and {MIN_HELD_OUT} are needed"
