@@ -119,6 +119,14 @@ def _parser(simulate_only: bool) -> argparse.ArgumentParser:
             default=[],
             help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
         )
+        parser.add_argument(
+            "--apps",
+            metavar="APP",
+            nargs="+",
+            default=[],
+            help="Run these apps alone (glm, psn, ...), in their usual order; each needs what the ones before it wrote (default: all "
+            "that are installed).",
+        )
     parser.add_argument("--version", action="version", version=f"conform-demo v{__version__}")
     _add_settings(parser)
     return parser
@@ -131,19 +139,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_parser(simulate_only).parse_args(words[1:] if simulate_only else words))
     output = Path(os.path.abspath(given.pop("output")))
     app_options = given.pop("app_options", [])
+    asked = given.pop("apps", [])
     try:
         settings = from_mapping(SimulationSettings, given)
         if simulate_only:
             _simulate(output, settings)
             return 0
+        apps = _choose(find_apps(), asked)
         _simulate(output / "dataset", settings)
-        return _run_apps(output, find_apps(), app_options)
+        return _run_apps(output, apps, app_options)
     except ConformError as error:
         print(f"conform-demo: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("conform-demo: interrupted; call it again to go on", file=sys.stderr)
         return 130
+
+
+def _choose(installed: Sequence[DemoApp], asked: Sequence[str]) -> list[DemoApp]:
+    """Those of the installed apps whose names were asked for; all where none was."""
+    if not installed:
+        raise UsageError("no conform app is installed (entry-point group conform.apps); install the package by pip")
+    names = [app.name for app in installed]
+    if unknown := [name for name in asked if name not in names]:
+        raise UsageError(f"--apps: {', '.join(unknown)} not installed; there are {', '.join(names)}")
+    return [app for app in installed if not asked or app.name in asked]
 
 
 def _simulate(folder: Path, settings: SimulationSettings) -> None:
@@ -157,8 +177,6 @@ def _simulate(folder: Path, settings: SimulationSettings) -> None:
 
 
 def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str]) -> int:
-    if not apps:
-        raise UsageError("no conform app is installed (entry-point group conform.apps); install the package by pip")
     reports: list[Path] = []
     earlier: list[str] = []
     for app in apps:

@@ -138,3 +138,24 @@ def test_the_script_without_arguments_says_how_it_is_used(repository: Path) -> N
     done = subprocess.run([str(repository / "ci" / "demo")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "usage: ci/demo OUT" in done.stderr
+
+
+def test_chosen_apps_run_alone_in_their_usual_order(
+    tmp_path: Path, toy: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    installed = [DemoApp(name, "toyapp", ("participant",), ("--is", name)) for name in ("first", "second", "third")]
+    monkeypatch.setattr(demo, "find_apps", lambda: installed)
+    assert main([str(tmp_path / "out"), *SMALL, "--apps", "third", "first"]) == 0
+    printed = capfd.readouterr().out
+    assert printed.index("'--is', 'first'") < printed.index("'--is', 'third'")
+    assert "'--is', 'second'" not in printed
+
+
+def test_an_app_that_is_not_installed_is_named_before_anything_is_written(
+    tmp_path: Path, toy: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "out"), *SMALL, "--apps", "toy", "dream"]) == 2
+    error = capsys.readouterr().err
+    assert "dream" in error
+    assert "toy" in error
+    assert not (tmp_path / "out").exists()

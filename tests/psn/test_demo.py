@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of the demonstration; tests must not write to it."""
     out = tmp_path_factory.mktemp("demo") / "out"
     options = " --output-spaces T1w --skip-bids-validation --nprocs 1"
-    assert main([str(out), *SIZE, "--file-formats", "nifti", "--app-options", options]) == 0
+    assert main([str(out), *SIZE, "--file-formats", "nifti", "--apps", "glm", "psn", "--app-options", options]) == 0
     return out
 
 
