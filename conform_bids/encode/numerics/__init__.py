@@ -1,0 +1,1 @@
+"""The methods of conform-encode: arrays in, arrays out."""
