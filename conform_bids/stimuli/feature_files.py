@@ -75,7 +75,7 @@ def _write_hdf5(table: FeatureTable, card: str, path: Path) -> None:
 
 
 def _write_npz(table: FeatureTable, card: str, path: Path) -> None:
-    keys = {key: np.array(texts, dtype=np.str_) for key, texts in zip(_KEYS, (table.stim_ids, table.sha256), strict=True)}
+    keys: dict[str, Any] = {key: np.array(texts, dtype=np.str_) for key, texts in zip(_KEYS, (table.stim_ids, table.sha256), strict=True)}
     with path.open("wb") as stream:
         np.savez(stream, features=table.values, card=np.array(card), version=np.array(FEATURES_VERSION), **keys)
 

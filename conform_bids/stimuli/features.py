@@ -182,7 +182,7 @@ def match_features(
     if len(hashes) != len(stim_ids):
         raise ValueError(f"{len(stim_ids)} stim_id and {len(hashes)} sha256")
     finder = _Finder(table, source)
-    finite = np.isfinite(table.values).all(axis=1)
+    finite = np.asarray(np.isfinite(table.values).all(axis=1))
     rows, found, n_by_content = [], [], 0
     reasons: dict[str, str] = {}
     for place, (name, digest) in enumerate(zip(map(str, stim_ids), (str(text).lower() for text in hashes), strict=True)):
