@@ -5,10 +5,12 @@ Weights are never unpickled: safetensors, or torch's loader of plain tensors. No
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +204,7 @@ def _read_out(network: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]
 def _package(module: str, distribution: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # a torchvision that was built for another torch fails by RuntimeError
         raise MissingInputError(
             f"this backbone needs the package {distribution}, which cannot be imported ({error}); pip install 'conform[features]'"
         ) from error
@@ -216,7 +218,8 @@ def _check_known(name: str, part: str, known: Sequence[str]) -> None:
 
 def _fetched(name: str, fetch: str, load: Callable[[], Any]) -> Any:
     try:
-        return load()
+        with _without_pickles():
+            return load()
     except ConformError:
         raise
     except Exception as error:  # each hub has errors of its own for a network that is not there
@@ -225,6 +228,21 @@ def _fetched(name: str, fetch: str, load: Callable[[], Any]) -> Any:
             f"--backbone {name}: its weights are not on this machine and could not be fetched ({reason}). Where there is a network, run"
             f' python -c "{fetch}" and copy the cache (HF_HOME, by default ~/.cache/huggingface) to this machine'
         ) from error
+
+
+@contextlib.contextmanager
+def _without_pickles() -> Iterator[None]:
+    """Have torch refuse weights that are pickled objects, whatever the package asks of it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _plain(configuration: Any) -> dict[str, Any]:

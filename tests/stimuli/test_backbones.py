@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +331,27 @@ def test_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         MissingInputError, match=r"could not be fetched \(We couldn't connect.*timm\.create_model\('resnet18', pretrained=True\)"
     ):
         load_backbone("timm:resnet18")
+
+
+class _Planted:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self._path),)
+
+
+def test_pickles_among_weights_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.save({"weight": _Planted(tmp_path / "planted")}, tmp_path / "weights.bin")
+
+    def create(name: str, **options: object) -> object:
+        return torch.load(tmp_path / "weights.bin", weights_only=False)
+
+    _module(monkeypatch, "timm", list_models=lambda: ["resnet18"], create_model=create)
+    _module(monkeypatch, "timm.data")
+    with pytest.raises(MissingInputError, match="could not be fetched"):
+        load_backbone("timm:resnet18")
+    assert not (tmp_path / "planted").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_open_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
