@@ -85,7 +85,7 @@ def compute_features(
     files: Mapping[str, str | Path],
     *,
     cache: Path | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     faults: Literal["error", "set-aside"] = "error",
     stream: TextIO | None = None,
 ) -> FeatureTable:
@@ -97,8 +97,9 @@ def compute_features(
         Path by stim_id.
     cache : Path, optional
         Folder of features that were computed before.
-    batch_size : int
-        Frames at a time; decides memory and speed, not the values beyond rounding.
+    batch_size : int, optional
+        Frames at a time (default: 4 on a CPU, whose caches larger batches overflow, and 64 elsewhere); decides memory and speed, not
+        the values beyond rounding.
     faults : {'error', 'set-aside'}
         What becomes of files that are absent or broken: an error at the end, once the others are in the cache, or a warning.
     stream : TextIO, optional
@@ -130,7 +131,7 @@ def compute_features(
         n = len(set(hashes.values()))
         with counted(backbone.card.model, n, n - len(wanted), stream=stream) as advance:
             try:
-                batch = _Batch(backbone, batch_size, rows, store)
+                batch = _Batch(backbone, batch_size or (4 if backbone.device == "cpu" else 64), rows, store)
                 for digest, (name, path) in wanted.items():
                     try:
                         batch.add(digest, read_frames(path, backbone.n_frames))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from conform_bids.stimuli.backbones_media import read_frames, sampled_places
 from conform_bids.stimuli.backbones_models import efficientnet_weights
 from conform_bids.stimuli.backbones_progress import counted
 from conform_bids.stimuli.features import FeatureCard, match_features
-from conform_bids.stimuli.text_tower import class_names, classes_of, load_text_tower
+from conform_bids.stimuli.text_tower import GROUPS, class_names, classes_of, load_text_tower
 
 DAISY = 985
 
@@ -98,6 +100,28 @@ def test_text_meets_images(network: Backbone, photographs: dict[str, Path]) -> N
     np.testing.assert_allclose(np.linalg.norm(tower.embed(["church", "pizza"]), axis=1), 1.0, rtol=1e-5)
     assert tower.bank().shape == (1000, 1280)
     assert tower.meaning("dogs") == "Chihuahua, Japanese spaniel, Maltese dog, Pekinese, Shih-Tzu and 113 more classes"
+
+
+def test_documented_snippets_run(
+    repository: Path, photographs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (repository / "docs" / "encode" / "features.md").read_text()
+    shutil.copytree(photographs["flower"].parent, tmp_path / "stimuli")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out.startswith("(2, 1280) ") and len(blocks) == 2
+    assert all(f"*{word}*" in page for word in GROUPS)
+
+
+def test_broader_words_are_of_one_kind() -> None:
+    for word, ranges in GROUPS.items():
+        assert all(0 <= first <= last < 1000 for first, last in ranges)
+        assert len(set(classes_of(word))) == sum(last - first + 1 for first, last in ranges), word
+    assert set(classes_of("dog")) < set(classes_of("mammal")) < set(classes_of("animal"))
+    assert set(classes_of("fruit")) < set(classes_of("food")) and classes_of("hay")[0] not in classes_of("food")
 
 
 def test_words_of_the_classifier() -> None:
