@@ -72,11 +72,15 @@ class FeatureCache:
             self.write()
 
     def write(self) -> None:
-        """Write what is not on the disk yet, as a file of its own."""
+        """Write what is not on the disk yet, as a file of its own. A folder that cannot be written to keeps nothing, with a warning."""
         self._last_write = time.monotonic()
         if self._new and self._folder is not None:
             table = FeatureTable(np.stack(list(self._new.values())), ["n/a"] * len(self._new), list(self._new), self._card)
-            write_features(table, self._folder / f"{secrets.token_hex(8)}.h5")
+            try:
+                write_features(table, self._folder / f"{secrets.token_hex(8)}.h5")
+            except OSError as error:  # the features are there all the same, and hours of work must not end for a cache
+                _LOGGER.warning("%s: features cannot be kept for later runs (%s)", self._folder, error.strerror or error)
+                self._folder = None
         self._new = {}
 
 

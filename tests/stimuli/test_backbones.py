@@ -184,6 +184,12 @@ def test_a_run_that_was_cut_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert sum(calls) == 6 and "computed again" in caplog.text
 
 
+def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    table = compute_features(_small(), _colours(tmp_path, 2), cache=tmp_path / "cache", stream=io.StringIO())
+    assert len(table) == 2 and caplog.text.count("cannot be kept for later runs") == 1
+
+
 def test_batch_size_does_not_matter(tmp_path: Path) -> None:
     files = {**_colours(tmp_path, 5), "film": _video(tmp_path / "film.mp4", [10] * 10 + [200] * 10)}
     tables = [compute_features(_small(), files, batch_size=size, stream=io.StringIO()) for size in (1, 3, 100)]
