@@ -1,0 +1,165 @@
+"""How well responses to test stimuli are predicted, unit by unit, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+
+from conform_bids.numerics.scores import correlate_columns
+
+__all__ = [
+    "MIN_CEILING",
+    "Interval",
+    "bootstrap_medians",
+    "chance_correlation",
+    "coefficient_of_determination",
+    "normalise_by_ceiling",
+    "score_units",
+]
+
+FloatArray = npt.NDArray[np.floating[Any]]
+MIN_CEILING = 10.0
+"""Percent; correlations of units below it say too little to be divided by its root."""
+_LEVEL = 95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number, and the ends of its 95 percent interval (NaN without one)."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+def coefficient_of_determination(predicted: FloatArray, measured: FloatArray) -> npt.NDArray[np.float64]:
+    """R2 of each unit: 1 less the squared errors over those of the mean measured response, (n_units,); NaN where nothing varies."""
+    truth = np.asarray(measured, dtype=np.float64)
+    errors = np.square(truth - predicted).sum(axis=0)
+    total = np.square(truth - truth.mean(axis=0)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, 1 - errors / total, np.nan)
+
+
+def normalise_by_ceiling(correlation: npt.NDArray[np.float64], ceiling: FloatArray) -> npt.NDArray[np.float64]:
+    """Correlation over the root of the noise ceiling (percent); NaN for units with a ceiling of 10 percent or less, or none."""
+    share = np.asarray(ceiling, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(share > MIN_CEILING, correlation / np.sqrt(np.maximum(share, MIN_CEILING) / 100), np.nan)
+
+
+def chance_correlation(n: int) -> float:
+    """The 95th percentile of the correlation of n independent pairs, by Fisher's transformation; 1 for fewer than four."""
+    return float(np.tanh(1.6448536269514722 / np.sqrt(n - 3))) if n > 3 else 1.0
+
+
+def score_units(predicted: FloatArray, measured: FloatArray, ceiling: FloatArray) -> dict[str, npt.NDArray[np.float64]]:
+    """Maps ``correlation``, ``rsquared`` and ``noiseceilingnormalized`` of predictions of test stimuli.
+
+    Parameters
+    ----------
+    predicted, measured : (n_stimuli, n_units) arrays
+    ceiling : (n_units,) array
+        Noise ceiling of the measured responses, percent.
+    """
+    correlation = correlate_columns(np.asarray(predicted), np.asarray(measured))
+    return {
+        "correlation": correlation,
+        "rsquared": coefficient_of_determination(predicted, measured),
+        "noiseceilingnormalized": normalise_by_ceiling(correlation, ceiling),
+    }
+
+
+def bootstrap_medians(
+    predicted: FloatArray, measured: FloatArray, ceiling: FloatArray, *, n_resamplings: int, seed: int, most_values: int = 4_000_000
+) -> dict[str, Interval]:
+    """Medians over units of the scores, with intervals by resampling the test stimuli.
+
+    Parameters
+    ----------
+    predicted, measured : (n_stimuli, n_units) arrays
+    ceiling : (n_units,) array
+        Percent.
+    n_resamplings : int
+        0: no intervals.
+    seed : int
+    most_values : int
+        Units beyond this over the stimuli are thinned out evenly for the intervals (not for the medians), which hardly depend on it.
+
+    Returns
+    -------
+    dict of str to Interval
+        ``median_correlation``, ``median_rsquared``, ``median_noiseceilingnormalized``, and ``units_above_chance`` (a
+        share, without an interval).
+
+    Notes
+    -----
+    Bias-corrected percentile intervals. A resampling weighs stimuli by how often they are drawn, so that its moments are products of a
+    table of counts (resamplings, stimuli) with squares and products of the responses: nothing is predicted or sorted out again.
+    """
+    maps = score_units(predicted, measured, ceiling)
+    threshold = chance_correlation(len(measured))
+    values = _summarise(maps["correlation"][None], maps["rsquared"][None], ceiling, threshold)
+    usable = np.flatnonzero(np.isfinite(maps["correlation"]))
+    if not n_resamplings or not len(usable):
+        return {name: Interval(float(value[0])) for name, value in values.items()}
+    usable = usable[:: max(1, len(usable) * len(measured) // most_values)]
+    drawn = np.random.default_rng(seed).multinomial(len(measured), np.full(len(measured), 1 / len(measured)), size=n_resamplings)
+    correlation, rsquared = _resample(np.asarray(predicted)[:, usable], np.asarray(measured)[:, usable], drawn.astype(np.float64))
+    spread = _summarise(correlation, rsquared, np.asarray(ceiling)[usable], threshold)
+    del spread["units_above_chance"]  # resamplings hold fewer stimuli that differ, so that chance is passed more often
+    ends = {name: _bias_corrected(found, float(values[name][0])) for name, found in spread.items()}
+    return {name: Interval(float(value[0]), *ends.get(name, (np.nan, np.nan))) for name, value in values.items()}
+
+
+def _bias_corrected(resampled: npt.NDArray[np.float64], value: float) -> tuple[float, float]:
+    """Bias-corrected percentile interval (Efron, 1981, Canadian Journal of Statistics 9:139)."""
+    found = resampled[np.isfinite(resampled)]
+    if not len(found) or not np.isfinite(value):
+        return float("nan"), float("nan")
+    below = np.clip(np.mean(found < value), 1 / (len(found) + 1), len(found) / (len(found) + 1))
+    tail = ndtri((1 - _LEVEL / 100) / 2)
+    low, high = (float(np.quantile(found, ndtr(2 * ndtri(below) + sign * tail))) for sign in (1, -1))
+    return low, high
+
+
+def _resample(
+    predicted: FloatArray, measured: FloatArray, drawn: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Correlation and R2, (n_resamplings, n_units), of every resampling."""
+    centre = np.asarray(measured, dtype=np.float64).mean(axis=0)
+    truth, guess = np.asarray(measured, dtype=np.float64) - centre, np.asarray(predicted, dtype=np.float64) - centre
+    n = drawn.sum(axis=1, keepdims=True)
+    mean_truth, mean_guess = drawn @ truth / n, drawn @ guess / n
+    square_truth, square_guess, product = drawn @ np.square(truth) / n, drawn @ np.square(guess) / n, drawn @ (truth * guess) / n
+    variance_truth, variance_guess = square_truth - np.square(mean_truth), square_guess - np.square(mean_guess)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = (product - mean_truth * mean_guess) / np.sqrt(variance_truth * variance_guess)
+        rsquared = 1 - (square_truth + square_guess - 2 * product) / variance_truth
+    return correlation, rsquared
+
+
+def _summarise(
+    correlation: npt.NDArray[np.float64], rsquared: npt.NDArray[np.float64], ceiling: FloatArray, threshold: float
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Numbers over units, one for each row."""
+    known = np.isfinite(correlation)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above = np.where(known.any(axis=1), (correlation > threshold).sum(axis=1) / known.sum(axis=1), np.nan)
+    return {
+        "median_correlation": _medians(correlation),
+        "median_rsquared": _medians(rsquared),
+        "median_noiseceilingnormalized": _medians(np.stack([normalise_by_ceiling(row, ceiling) for row in correlation])),
+        "units_above_chance": above,
+    }
+
+
+def _medians(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Median of the finite values of each row; NaN where there is none."""
+    median: Callable[[npt.NDArray[np.float64]], float] = np.median
+    return np.array([float(median(row[np.isfinite(row)])) if np.isfinite(row).any() else np.nan for row in values])
