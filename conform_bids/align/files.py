@@ -10,46 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.align.settings import AlignSettings
+from conform_bids.bids.averages import PlannedMaps
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
 from conform_bids.options import from_mapping, to_mapping
 
 __all__ = [
-    "HELD_OUT",
     "MapOutput",
     "Plan",
-    "PlannedMaps",
     "TableOutput",
     "output_maps",
     "output_tables",
     "recorded_settings",
     "transform_path",
 ]
-
-HELD_OUT = ("test", "artificial")
-"""Splits that no map is fitted on."""
-
-
-@dataclass(frozen=True)
-class PlannedMaps:
-    """Responses and their table.
-
-    Attributes
-    ----------
-    session : str or None
-        Label as in the file name.
-    files : tuple of Path
-        One file, or the left and the right hemisphere's.
-    trials : Path
-        Their table: row k is map k.
-    sources : tuple of str
-        BIDS URIs of these.
-    """
-
-    session: str | None
-    files: tuple[Path, ...]
-    trials: Path
-    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.align.files import recorded_settings, transform_path
 from conform_bids.align.numerics.data import Parcel, parcels_from_labels
 from conform_bids.align.numerics.maps import Template
@@ -26,6 +25,7 @@ from conform_bids.align.save import TRANSFORM, map_names, save_map, save_sidecar
 from conform_bids.align.scoring import Scores, score_people, similarity, why_no_scores
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import write_person, write_template
+from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.bids.coordinates import unit_coordinates
 from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.images import map_paths

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.averages import Averages, average_trials, read_averages
-from conform_bids.align.conditions import read_conditions, with_content
-from conform_bids.align.files import HELD_OUT, Plan
+from conform_bids.align.files import Plan
 from conform_bids.align.transforms import read_template_space
+from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
+from conform_bids.bids.conditions import read_conditions, with_content
 from conform_bids.bids.derivatives import write_tsv
-from conform_bids.bids.images import read_maps, read_space
-from conform_bids.bids.spaces import Space, VolumeSpace, load_space
+from conform_bids.bids.images import read_maps
+from conform_bids.bids.spaces import Space, load_space
+from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import write_stimuli
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["LoadedResponses", "load_responses", "read_loaded", "used_voxels"]
+__all__ = ["LoadedResponses", "load_responses", "read_loaded"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -126,31 +127,10 @@ def _space(plan: Plan) -> Space:
     UnusableInputError
         When sessions, or person and template, are of different grids.
     """
-    entities = plan.entities
-    own: Space | None = None
-    for maps in plan.responses:
-        space = read_space(maps.files, None, entities.get("space", "boldref"), entities.get("den"), entities.get("res"))
-        if own is not None and not own.same_grid(space):
-            raise UnusableInputError(f"{maps.files[0]}: its grid is not that of {plan.responses[0].files[0].name}")
-        own = own or space
-    assert own is not None
+    own = read_response_space(plan.responses, plan.entities)
     if plan.template is not None:
         wanted = read_template_space(plan.template)
         if not wanted.same_grid(own):
             raise UnusableInputError(f"{plan.responses[0].files[0]}: its grid is not that of the template {plan.template}")
         return wanted
-    if not isinstance(own, VolumeSpace):
-        return own
-    used = used_voxels([path for maps in plan.responses for path in maps.files], own)
-    if not used.any():
-        raise UnusableInputError(f"{plan.responses[0].files[0]}: no voxel has a value")
-    return replace(own, mask=own.to_volume(used))
-
-
-def used_voxels(files: Sequence[Path], space: VolumeSpace) -> npt.NDArray[np.bool_]:
-    """Units of a space that have a finite value other than zero in some map of the files."""
-    used = np.zeros(space.n_units, bool)
-    for path in files:
-        for row in read_maps([path], space):
-            used |= np.isfinite(row) & (row != 0)
-    return used
+    return used_space(plan.responses, own)

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conform_bids.align.averages import table_of
-from conform_bids.align.files import HELD_OUT, Plan, PlannedMaps
+from conform_bids.align.files import Plan
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import template_facts
+from conform_bids.bids.averages import PlannedMaps, table_of
 from conform_bids.bids.betas import BetaMaps, choose_dataset, find_betas
 from conform_bids.bids.images import map_paths, read_space
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.names import ENTITY_ORDER, natural_key, parse_name
 from conform_bids.bids.selection import Selection
+from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -207,7 +208,7 @@ class _Planner:
 
 
 def _columns(path: Path) -> list[str]:
-    from conform_bids.align.conditions import read_rows
+    from conform_bids.bids.conditions import read_rows
 
     return list(read_rows(path, None)[1])
 

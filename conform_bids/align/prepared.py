@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.conditions import read_conditions
 from conform_bids.align.numerics.data import PersonData
 from conform_bids.align.results import reliability_of
 from conform_bids.align.stimuli import SharedStimuli, share_stimuli
+from conform_bids.bids.conditions import read_conditions
 from conform_bids.bids.images import map_paths, read_maps, read_space
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.scratch import map_array

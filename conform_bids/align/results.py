@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conform_bids.align.files import HELD_OUT, Plan
+from conform_bids.align.files import Plan
 from conform_bids.align.load import LoadedResponses
 from conform_bids.align.numerics.data import PersonData
 from conform_bids.align.numerics.predict import apply_map
@@ -17,6 +17,7 @@ from conform_bids.align.numerics.template import fit_person
 from conform_bids.align.stimuli import identities
 from conform_bids.align.transforms import read_template, write_person
 from conform_bids.bids.derivatives import write_json
+from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.trials import hash_stimuli
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute

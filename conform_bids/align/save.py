@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids import __version__
-from conform_bids.align.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.align.files import Plan, output_maps, output_tables, recorded_settings
 from conform_bids.align.load import LoadedResponses
+from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.bids.derivatives import atomic_path, write_json, write_tsv
 from conform_bids.bids.images import write_maps
 from conform_bids.bids.names import parse_name, sidecar_of
@@ -102,8 +102,6 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
                 "Notes": list(plan.notes) or None,
             }
             names = map_names(_table(plan, loaded, row.table))
-        else:
-            values = values[None] if values.ndim == 1 else values
         if row.array == "responses":
             own |= {"GridHash": loaded.space.grid_hash, "HasHeldOut": plan.has_held_out}
         written += save_map(values, loaded.space, row.paths, plan.output_dir, own, sources=plan.sources, names=names, n_threads=n_threads)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.files import HELD_OUT
+from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import UnusableInputError
 
 __all__ = ["SharedStimuli", "identities", "share_stimuli"]

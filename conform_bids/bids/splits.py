@@ -11,7 +11,10 @@ from conform_bids.bids.tables import one_line, read_tsv
 from conform_bids.bids.trials import SPLITS
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["check_split", "read_split", "split_warnings"]
+__all__ = ["HELD_OUT", "check_split", "read_split", "split_warnings"]
+
+HELD_OUT = ("test", "artificial")
+"""Splits that nothing is fitted on."""
 
 
 def read_split(path: Path) -> dict[str, str]:

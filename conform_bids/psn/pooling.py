@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.bids.names import natural_key, same_label
-from conform_bids.bids.splits import check_split, read_split, split_warnings
+from conform_bids.bids.splits import HELD_OUT, check_split, read_split, split_warnings
 from conform_bids.bids.trials import TRIAL_COLUMNS, read_trials
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.psn.files import PlannedBetas
@@ -24,7 +24,6 @@ NO_SPLIT = (
     "NO SPLIT IS GIVEN: the denoiser is fitted on every condition, so that nothing that is tested on any of them later is independent of "
     "it; name the test stimuli by --split before the fit, or score by desc-trialavg"
 )
-_HELD_OUT = ("test", "artificial")
 IntArray = npt.NDArray[np.intp]
 
 
@@ -56,7 +55,7 @@ class PooledTrials:
     @property
     def train(self) -> npt.NDArray[np.bool_]:
         """Trials that are fitted on."""
-        return ~self.trials["split"].isin(_HELD_OUT).to_numpy(dtype=bool)
+        return ~self.trials["split"].isin(HELD_OUT).to_numpy(dtype=bool)
 
     @property
     def session(self) -> IntArray:
@@ -153,7 +152,7 @@ def _with_split(
             check_split(betas[source].trials, row + 2, None if cell != cell or cell == "n/a" else str(cell))
             for source, row, cell in zip(frame["_source"], frame["_row"], cells, strict=True)
         ]
-    held = {stim_id: value for stim_id, value in zip(frame["stim_id"], values, strict=True) if value in _HELD_OUT}
+    held = {stim_id: value for stim_id, value in zip(frame["stim_id"], values, strict=True) if value in HELD_OUT}
     values = [held.get(stim_id, value) for stim_id, value in zip(frame["stim_id"], values, strict=True)]
     return frame.assign(split=values), any(value != "n/a" for value in values)
 
@@ -193,7 +192,7 @@ def _odd(pooled: PooledTrials) -> Iterator[str]:
 
 
 def _check_repeats(pooled: PooledTrials, betas: Sequence[PlannedBetas]) -> None:
-    train = ~pooled.conditions["split"].isin(_HELD_OUT).to_numpy(dtype=bool)
+    train = ~pooled.conditions["split"].isin(HELD_OUT).to_numpy(dtype=bool)
     repeats = pooled.conditions["n_trials"].to_numpy()[train] > 1
     where = betas[0].trials if len(betas) == 1 else betas[0].trials.parent
     if not train.any():

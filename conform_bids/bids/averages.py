@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.conditions import number_conditions, read_rows, with_split
-from conform_bids.align.files import HELD_OUT, PlannedMaps
-from conform_bids.bids.images import read_maps
-from conform_bids.bids.spaces import Space
+from conform_bids.bids.conditions import number_conditions, read_rows, with_split
+from conform_bids.bids.images import read_maps, read_space
+from conform_bids.bids.spaces import Space, VolumeSpace
+from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.noise_ceiling import snr_to_ceiling
 
-__all__ = ["Averages", "average_trials", "read_averages", "table_of"]
+__all__ = ["Averages", "PlannedMaps", "average_trials", "read_averages", "read_response_space", "table_of", "used_space", "used_voxels"]
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlannedMaps:
+    """Responses and their table.
+
+    Attributes
+    ----------
+    session : str or None
+        Label as in the file name.
+    files : tuple of Path
+        One file, or the left and the right hemisphere's.
+    trials : Path
+        Their table: row k is map k.
+    sources : tuple of str
+        BIDS URIs of these.
+    """
+
+    session: str | None
+    files: tuple[Path, ...]
+    trials: Path
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,3 +166,46 @@ def table_of(path: Path, split: str | None) -> pd.DataFrame:
     """Rows of a table with their split, for the planner."""
     rows, columns = read_rows(path, split)
     return with_split(rows, split, columns)
+
+
+def read_response_space(responses: Sequence[PlannedMaps], entities: Mapping[str, str]) -> Space:
+    """Grid of responses, all voxels of it.
+
+    Raises
+    ------
+    UnusableInputError
+        When sessions are of different grids.
+    """
+    own: Space | None = None
+    for maps in responses:
+        space = read_space(maps.files, None, entities.get("space", "boldref"), entities.get("den"), entities.get("res"))
+        if own is not None and not own.same_grid(space):
+            raise UnusableInputError(f"{maps.files[0]}: its grid is not that of {responses[0].files[0].name}")
+        own = own or space
+    assert own is not None
+    return own
+
+
+def used_space(responses: Sequence[PlannedMaps], space: Space) -> Space:
+    """The grid without voxels that have no value anywhere; surfaces stay as they are.
+
+    Raises
+    ------
+    UnusableInputError
+        When no voxel has a value.
+    """
+    if not isinstance(space, VolumeSpace):
+        return space
+    used = used_voxels([path for maps in responses for path in maps.files], space)
+    if not used.any():
+        raise UnusableInputError(f"{responses[0].files[0]}: no voxel has a value")
+    return replace(space, mask=space.to_volume(used))
+
+
+def used_voxels(files: Sequence[Path], space: VolumeSpace) -> npt.NDArray[np.bool_]:
+    """Units of a space that have a finite value other than zero in some map of the files."""
+    used = np.zeros(space.n_units, bool)
+    for path in files:
+        for row in read_maps([path], space):
+            used |= np.isfinite(row) & (row != 0)
+    return used

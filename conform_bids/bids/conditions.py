@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from conform_bids.align.files import HELD_OUT
-from conform_bids.bids.splits import check_split, read_split
+from conform_bids.bids.splits import HELD_OUT, check_split, read_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import MissingInputError, UnusableInputError
 
