@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bids_app.run_options import Actions, BIDSOptions, ExecutionOptions
 from conform_bids.align.settings import AlignSettings
+from conform_bids.encode.settings import EncodeSettings
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.options import Option, options_of
 from conform_bids.psn.settings import PSNSettings
@@ -23,6 +24,7 @@ PAGES = {
     DOCS / "glm" / "usage.md": (GLMSettings,),
     DOCS / "psn" / "usage.md": (PSNSettings,),
     DOCS / "align" / "usage.md": (AlignSettings,),
+    DOCS / "encode" / "usage.md": (EncodeSettings,),
     DOCS / "shared" / "command-line.md": (BIDSOptions, ExecutionOptions, Actions),
 }
 MARKERS = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)

@@ -20,6 +20,7 @@ SUFFIXES = {
     "components": ARRAYS,
     "decomposition": (".h5",),
     "xfm": (".h5",),
+    "weights": (".h5",),
     "eigenspectrum": (".tsv",),
 }
 NEW_ENTITIES = {"from": "space", "to": "from", "mode": "to", "stat": "density"}

@@ -29,6 +29,7 @@ BAD_IMPORTS = {
     "settings import the numerics": ("conform_bids/glm/settings.py", "import conform_bids.glm.numerics\n", "3. "),
     "the same in conform-psn": ("conform_bids/psn/settings.py", "import conform_bids.psn.numerics.fit\n", "3b. "),
     "the same in conform-align": ("conform_bids/align/load.py", "import conform_bids.align.planner\n", "3c. "),
+    "the same in conform-encode": ("conform_bids/encode/load.py", "import conform_bids.encode.results\n", "3d. "),
     "apps import each other": ("conform_bids/psn/load.py", "import conform_bids.glm.settings\n", "2. "),
     "the spine imports an app": ("bids_app/cli.py", "import bids_app.glm\n", "4. "),
     "a module in no room": ("conform_bids/planted.py", "", "2. "),
@@ -74,7 +75,7 @@ def test_version_and_console_scripts(repository: Path) -> None:
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
     assert citation["version"] == conform_bids.__version__
     scripts = _project(repository)["project"]["scripts"]
-    assert {"conform-glm", "conform-psn", "conform-align", "conform-demo"} <= set(scripts)
+    assert {"conform-glm", "conform-psn", "conform-align", "conform-encode", "conform-demo"} <= set(scripts)
     installed = {script.name: script for script in entry_points(group="console_scripts") if script.name in scripts}
     assert set(installed) == set(scripts)
     assert all(callable(script.load()) for script in installed.values())

@@ -1,0 +1,40 @@
+"""conform-encode: responses of every unit predicted from features of the stimuli."""
+
+from __future__ import annotations
+
+import sys
+
+from bids_app.app import App
+from bids_app.run import main as run_app
+from conform_bids.encode.settings import EncodeSettings
+
+__all__ = ["APP", "main"]
+
+APP = App(
+    name="encode",
+    summary="Encoding models: responses predicted from stimulus features.",
+    description=(
+        "It fits a linear model of stimulus features to the responses of every unit (ridge regression, or banded ridge regression of "
+        "several feature spaces), and scores its predictions on stimuli that the model never saw, against trial averages that are not "
+        "denoised, beside the noise ceiling. Features are read from tables, or computed from the stimulus files by a network. It reads the "
+        "outputs of conform-psn, else of conform-align or conform-glm, and writes weights, maps of scores, and a report."
+    ),
+    settings=EncodeSettings,
+    plan="conform_bids.encode.workflow:plan_participant",
+    workflow="conform_bids.encode.workflow:init_encode_wf",
+    methods="conform_bids.encode.report:methods",
+    participant_report="conform_bids.encode.report:write_participant_report",
+    group="conform_bids.encode.report:write_group_report",
+    group_outputs=("group_encode.html", "group_encode.tsv"),
+    input_keys=("betas",),
+    demo_options=("--output-spaces", "fsaverage5"),
+)
+
+
+def main() -> int:
+    """Run conform-encode with the arguments of the process; the exit status is returned."""
+    return run_app(APP)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

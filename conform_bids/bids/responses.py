@@ -1,0 +1,175 @@
+"""Responses to stimuli in derivatives: conform-psn's or conform-align's averages, or conform-glm's single trials, one set a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conform_bids.bids.averages import PlannedMaps, table_of
+from conform_bids.bids.betas import BetaMaps, choose_dataset, find_betas
+from conform_bids.bids.conditions import read_rows
+from conform_bids.bids.images import map_paths
+from conform_bids.bids.index import Dataset
+from conform_bids.bids.names import ENTITY_ORDER, natural_key
+from conform_bids.bids.selection import Selection
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+
+__all__ = ["OBSERVED", "FoundResponses", "find_responses"]
+
+OBSERVED = "trialavg"
+"""Averages of trials that are not denoised: what scores are of."""
+_SPACE = ("space", "cohort", "res", "den")
+
+
+@dataclass(frozen=True)
+class FoundResponses:
+    """Responses of one person in one task and space.
+
+    Attributes
+    ----------
+    entities : dict
+        Without ``ses`` and ``run``, in the order of a file name.
+    kind : str
+        ``nifti``, ``cifti`` or ``gifti``.
+    desc : str
+        Of the responses.
+    averaged : bool
+        Whether they have a row a condition already; else they are single trials of one or more sessions.
+    responses : tuple of PlannedMaps
+    observed : PlannedMaps or None
+        Trial averages that are not denoised, beside denoised ones.
+    snr, ceiling : tuple of Path
+        Maps ``stat-ncsnr``, and ``stat-noiseceiling`` of the trial averages (percent); empty where there are none.
+    stimuli : Path or None
+        The participant's table of stimuli.
+    splits : frozenset of str
+        Splits that occur.
+    """
+
+    entities: dict[str, str]
+    kind: str
+    desc: str
+    averaged: bool
+    responses: tuple[PlannedMaps, ...]
+    observed: PlannedMaps | None
+    snr: tuple[Path, ...]
+    ceiling: tuple[Path, ...]
+    stimuli: Path | None
+    splits: frozenset[str]
+
+    @property
+    def labels(self) -> str:
+        """Entities as in a file name, for messages."""
+        return "_".join(f"{key}-{label}" for key, label in self.entities.items())
+
+
+def find_responses(
+    dataset: Dataset,
+    participant: str,
+    selection: Selection,
+    *,
+    makers: Sequence[str],
+    preferred: Sequence[str],
+    desc: str | None = None,
+    split: str | None = None,
+) -> list[FoundResponses]:
+    """Find the responses of a participant, one record a task.
+
+    Parameters
+    ----------
+    makers : sequence of str
+        Apps whose derivative is read, the first that there is.
+    preferred : sequence of str
+        Which desc is taken where several are there and none is asked for.
+    desc : str, optional
+        The one asked for.
+    split : str, optional
+        Column of the tables, or a file, that says what is train and test.
+
+    Raises
+    ------
+    MissingInputError, UnusableInputError
+        When there is nothing of what was asked for.
+    UsageError
+        When responses are in several spaces.
+    """
+    name = _choose_maker(dataset, makers)
+    found = find_betas(dataset, name, participant, selection)
+    _check_one_space(found)
+    tasks: dict[tuple[object, ...], list[BetaMaps]] = {}
+    for maps in found:
+        tasks.setdefault(tuple(item for item in maps.entities.items() if item[0] not in ("ses", "run")), []).append(maps)
+    return [_describe(dataset, name, participant, group, preferred, desc, split) for group in tasks.values()]
+
+
+def _choose_maker(dataset: Dataset, makers: Sequence[str]) -> str:
+    errors = []
+    for maker in makers:
+        try:
+            return choose_dataset(dataset, maker)
+        except MissingInputError as error:
+            errors.append(str(error))
+    listing = ", ".join(makers)
+    raise MissingInputError(f"{dataset.bids_dir}: no derivative of any of {listing}; {errors[0].partition(': ')[2]}")
+
+
+def _check_one_space(found: Sequence[BetaMaps]) -> None:
+    spaces = {(maps.kind, *((key, maps.entities.get(key)) for key in _SPACE)): maps for maps in found}
+    if len(spaces) > 1:
+        listing = "; ".join(f"{_name_space(maps)} ({maps.kind})" for maps in spaces.values())
+        raise UsageError(f"responses are in several spaces, and one is needed: {listing}; choose by --output-spaces or --file-format")
+
+
+def _name_space(maps: BetaMaps) -> str:
+    modifiers = [f"{key}-{maps.entities[key]}" for key in ("res", "den", "cohort") if key in maps.entities]
+    return ":".join([maps.entities.get("space", "func"), *modifiers])
+
+
+def _describe(
+    dataset: Dataset, name: str, participant: str, found: Sequence[BetaMaps], preferred: Sequence[str], desc: str | None, split: str | None
+) -> FoundResponses:
+    by_desc: dict[str, list[BetaMaps]] = {}
+    for maps in found:
+        by_desc.setdefault(maps.desc, []).append(maps)
+    chosen_desc = _choose_desc(by_desc, preferred, desc)
+    chosen = sorted(by_desc[chosen_desc], key=lambda maps: [natural_key(maps.entities.get(key, "")) for key in ("ses", "run")])
+    averaged = "trial" not in read_rows(chosen[0].trials, None)[1]
+    if averaged and len(chosen) > 1:
+        raise UnusableInputError(f"{chosen[0].files[0]} and {chosen[1].files[0].name}: averages of several sessions; pool them first")
+    kept = {key: label for key, label in chosen[0].entities.items() if key not in ("ses", "run")}
+    folder = dataset.derivatives[name]
+    stimuli = folder / "stimuli" / f"sub-{participant}_stimuli.tsv"
+    observed = by_desc[OBSERVED][0] if averaged and chosen_desc != OBSERVED and OBSERVED in by_desc else None
+    return FoundResponses(
+        entities={**{key: kept[key] for key in ENTITY_ORDER if key in kept}, **kept},
+        kind=chosen[0].kind,
+        desc=chosen_desc,
+        averaged=averaged,
+        responses=tuple(_planned(dataset, maps) for maps in chosen),
+        observed=None if observed is None else _planned(dataset, observed),
+        snr=_beside(folder, chosen[0], "ncsnr", "psn") if averaged else (),
+        ceiling=_beside(folder, chosen[0], "noiseceiling", OBSERVED) if averaged else (),
+        stimuli=stimuli if stimuli.is_file() else None,
+        splits=frozenset(str(value) for maps in chosen for value in table_of(maps.trials, split)["split"]),
+    )
+
+
+def _choose_desc(by_desc: dict[str, list[BetaMaps]], preferred: Sequence[str], asked: str | None) -> str:
+    if asked is None:
+        return next((desc for desc in preferred if desc in by_desc), next(iter(by_desc)))
+    if asked not in by_desc:
+        place = next(iter(by_desc.values()))[0].files[0].parent
+        raise MissingInputError(f"{place}: no responses of desc-{asked}; there are: {', '.join(by_desc)}")
+    return asked
+
+
+def _planned(dataset: Dataset, maps: BetaMaps) -> PlannedMaps:
+    sources = tuple(dataset.bids_uri(path) for path in (*maps.files, maps.trials))
+    return PlannedMaps(maps.entities.get("ses"), maps.files, maps.trials, sources)
+
+
+def _beside(folder: Path, maps: BetaMaps, stat: str, desc: str) -> tuple[Path, ...]:
+    """A map of the same entities; empty where it is not there."""
+    paths = tuple(folder / path for path in map_paths(maps.kind, {**maps.entities, "stat": stat, "desc": desc}, "statmap"))
+    return paths if all(path.is_file() for path in paths) else ()

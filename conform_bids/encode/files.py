@@ -1,0 +1,257 @@
+"""What a conform-encode job reads, and the table of what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conform_bids.bids.averages import PlannedMaps
+from conform_bids.bids.images import map_paths
+from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
+from conform_bids.encode.settings import EncodeSettings
+from conform_bids.options import from_mapping, to_mapping
+
+__all__ = ["MapOutput", "Plan", "TableOutput", "output_maps", "output_tables", "recorded_settings"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An encoding model of one person in one task and space; everything about it is decided here.
+
+    Attributes
+    ----------
+    participant : str
+        Label without ``sub-``.
+    entities : dict
+        Entities of the outputs.
+    kind : str
+        ``nifti``, ``cifti`` or ``gifti``.
+    desc : str
+        Of the responses that are fitted on.
+    averaged : bool
+        Whether they have a row a condition already; else they are single trials of one or more sessions.
+    responses : tuple of PlannedMaps
+    observed : PlannedMaps or None
+        Trial averages that are not denoised, which scores are of; None: the responses themselves.
+    snr : tuple of Path
+        Map ``stat-ncsnr``; empty where there is none.
+    stimuli : Path or None
+        The participant's table of stimuli beside the responses.
+    feature_files : tuple of Path
+        Tables of features; every one is a feature space.
+    stimuli_dir : Path or None
+        Where the files of the stimuli lie, for a backbone.
+    settings : EncodeSettings
+        Of the run.
+    random_seed : int
+    output_dir : Path
+        Root of the outputs.
+    has_split : bool
+        Whether train and test are given; else test stimuli are drawn.
+    has_held_out : bool
+        Whether any stimulus is held out.
+    n_spaces : int
+        Feature spaces.
+    notes : tuple of str
+        What was left out or assumed; for the report.
+    mem_gb : float
+        Peak memory of its largest node.
+    n_threads, device
+        Resources; no part of what identifies the job.
+    """
+
+    participant: str
+    entities: dict[str, str]
+    kind: str
+    desc: str
+    averaged: bool
+    responses: tuple[PlannedMaps, ...]
+    observed: PlannedMaps | None
+    snr: tuple[Path, ...]
+    stimuli: Path | None
+    feature_files: tuple[Path, ...]
+    stimuli_dir: Path | None
+    settings: EncodeSettings
+    random_seed: int
+    output_dir: Path
+    has_split: bool = False
+    has_held_out: bool = True
+    n_spaces: int = 1
+    notes: tuple[str, ...] = ()
+    mem_gb: float = 2.0
+    n_threads: int = 1
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """Workflow name: ``encode_`` and the entities."""
+        return "encode_" + "_".join(f"{key}_{clean_label(label)}" for key, label in self.entities.items() if key != "sub") + "_wf"
+
+    @property
+    def model(self) -> str:
+        """The outputs' desc."""
+        return self.settings.estimator
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Files that the job reads, stimuli aside."""
+        read = [*self.responses, *([self.observed] if self.observed else [])]
+        files = [path for maps in read for path in (*maps.files, maps.trials)]
+        split = [Path(self.settings.split)] if self.settings.split is not None and Path(self.settings.split).is_file() else []
+        stimuli = [self.stimuli] if self.stimuli is not None else []
+        return tuple(dict.fromkeys([*files, *self.snr, *split, *stimuli, *self.feature_files]))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Files that the job writes, relative to the output folder."""
+        names: list[str] = []
+        for row in output_maps(self):
+            names += [*row.paths, *(sidecar_of(path) for path in row.paths)]
+        for table in output_tables(self):
+            names += [table.path, sidecar_of(table.path)]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """BIDS URIs of the responses."""
+        read = [*self.responses, *([self.observed] if self.observed else [])]
+        return tuple(dict.fromkeys(source for maps in read for source in maps.sources))
+
+    def summary(self) -> Sequence[str]:
+        """What ``--dry-run`` prints."""
+        space = "_".join(f"{key}-{self.entities[key]}" for key in ("space", "res", "den") if key in self.entities) or "boldref"
+        tables = [path.name for path in self.feature_files]
+        spaces = ", ".join([*tables, *([self.settings.chosen_backbone] if self.settings.chosen_backbone else [])])
+        what = f"{self.model} from {spaces} to responses of desc-{self.desc}"
+        return (f"task {self.entities.get('task', 'n/a')}, {space} ({self.kind}): {what}; about {self.mem_gb:.1f} GB", *self.notes)
+
+    def identity(self) -> str:
+        """All that decides the result, as JSON; resources are left out, so that they do not invalidate what is computed."""
+        content = dataclasses.asdict(dataclasses.replace(self, settings=EncodeSettings()))
+        for key in ("mem_gb", "n_threads", "device"):
+            del content[key]
+        content["settings"] = to_mapping(self.settings)
+        return json.dumps(content, default=str, sort_keys=True)
+
+    @classmethod
+    def from_identity(cls, content: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from the JSON object of `identity`."""
+        single = {key: None if content[key] is None else Path(content[key]) for key in ("stimuli", "stimuli_dir")}
+        return cls(
+            **{
+                **content,
+                **single,
+                "responses": tuple(_maps(item) for item in content["responses"]),
+                "observed": None if content["observed"] is None else _maps(content["observed"]),
+                "snr": _paths(content["snr"]),
+                "feature_files": _paths(content["feature_files"]),
+                "settings": from_mapping(EncodeSettings, content["settings"]),
+                "output_dir": Path(content["output_dir"]),
+                "notes": tuple(content["notes"]),
+            }
+        )
+
+
+def _maps(item: Mapping[str, Any]) -> PlannedMaps:
+    return PlannedMaps(item["session"], _paths(item["files"]), Path(item["trials"]), tuple(item["sources"]))
+
+
+def _paths(values: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(Path(value) for value in values)
+
+
+@dataclass(frozen=True)
+class MapOutput:
+    """A map (or a series of maps) that is written.
+
+    Attributes
+    ----------
+    array : str
+        Its name among the arrays of the fit.
+    rows : str
+        What a map of a series is of: ``test`` (stimuli), ``spaces`` (of features); empty for a single map.
+    paths : tuple of str
+        Relative to the output folder.
+    fields : dict
+        Sidecar fields of its own.
+    """
+
+    array: str
+    rows: str
+    paths: tuple[str, ...]
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TableOutput:
+    """A table (or HDF5 file) that is written; ``key`` says which."""
+
+    key: str
+    path: str
+
+
+def output_maps(plan: Plan) -> list[MapOutput]:
+    """Every map of a job, in the order in which they are written."""
+    rows: list[MapOutput] = []
+    banded = plan.settings.estimator == "banded"
+
+    def add(array: str, stat: str, series: str = "", **fields: Any) -> None:
+        paths = map_paths(plan.kind, {**plan.entities, "stat": stat, "desc": plan.model}, "statmap")
+        rows.append(MapOutput(array, series, paths, fields))
+
+    if plan.has_held_out:
+        add("correlation", "correlation", Description="Correlation of predicted and measured responses to test stimuli", Units="arbitrary")
+        add(
+            "rsquared", "rsquared", Units="proportion",
+            Description="Share of the variance of the responses to test stimuli that is predicted; below 0, the mean predicts better",
+        )  # fmt: skip
+        if plan.snr or not plan.averaged:
+            add(
+                "noiseceilingnormalized", "noiseceilingnormalized", Units="arbitrary",
+                Description="Correlation over the root of the noise ceiling of the test stimuli, where the ceiling is above 10 percent",
+            )  # fmt: skip
+            add("noiseceiling", "noiseceiling", Description="Share of the variance of the test responses that is signal", Units="percent")
+        if banded:
+            words = "Share of the variance of the responses to test stimuli that a feature space predicts"
+            add("split_rsquared", "splitrsquared", "spaces", Description=f"{words}; the shares add up to stat-rsquared", Units="proportion")
+            add("unique_variance", "uniquevariance", "spaces", Description=f"{words} and the others do not", Units="proportion")
+        if "predictions" in plan.settings.write:
+            add(
+                "predictions",
+                "prediction",
+                "test",
+                Units="z",
+                Description="Predicted response to each test stimulus, as z of the train ones",
+            )
+    add(
+        "cv_rsquared", "cvrsquared", Units="proportion",
+        Description="Share of the variance of the responses to train stimuli that is predicted by models that did not see them",
+    )  # fmt: skip
+    add("alpha", "alpha", "spaces" if banded else "", Description="Penalty on the weights that was chosen", Units="arbitrary")
+    return rows
+
+
+def output_tables(plan: Plan) -> list[TableOutput]:
+    """Every table of a job, and the weights."""
+    named = {**plan.entities, "desc": plan.model}
+    return [
+        TableOutput("trials", relative_path(named, "trials", ".tsv")),
+        TableOutput("metrics", relative_path(named, "metrics", ".tsv")),
+        TableOutput("weights", relative_path(named, "weights", ".h5")),
+        TableOutput("stimuli", "stimuli/" + build_name({"sub": plan.participant}, "stimuli", ".tsv")),
+    ]
+
+
+def recorded_settings(settings: EncodeSettings) -> dict[str, Any]:
+    """Settings for sidecars; of a file its name alone, as paths of a machine do not belong into a shared dataset."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shown(item) for item in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {key: shown(value) for key, value in to_mapping(settings).items()}
