@@ -146,13 +146,13 @@ def _plot_against_ceiling(correlation: NDArray[np.float64], ceiling: NDArray[np.
     known = np.isfinite(correlation) & np.isfinite(ceiling)
     root = np.sqrt(np.clip(ceiling[known], 0, 100) / 100)
     low = float(min(-0.2, np.floor(10 * correlation[known].min()) / 10))
-    with new_figure(path, 6.0, 5.0) as figure:
+    with new_figure(path, 5.6, 4.2) as figure:
         axes = figure.add_subplot()
         cells = axes.hist2d(root, correlation[known], bins=[50, 60], range=((0, 1), (low, 1)), cmin=1, norm=LogNorm(), cmap="viridis")
         axes.plot([0, 1], [0, 1], color="#c03d3e", linewidth=1.2, label="noise ceiling")
         axes.axhline(0, color="#888888", linewidth=0.8)
         axes.legend(loc="upper left")
-        figure.colorbar(cells[3], ax=axes, label="Units")
+        figure.colorbar(cells[3], ax=axes, label="Units", format="%.0f")
         finish_axes(axes, "Root of the noise ceiling", "Correlation with test responses", grid="both")
     return path
 
@@ -233,7 +233,7 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
     counts = content.get("NumberOfFeatures") or []
     shown = [f"{space.get('name')} ({count} features)" for space, count in zip(spaces, counts, strict=False)]
     rows = [
-        ("Model", str(content.get("EstimationMethod")), ""),
+        ("Model", str(content.get("Model")), ""),
         ("Feature spaces", ", ".join(shown), ""),
         ("Responses of the fit", f"desc-{content.get('InputDesc')}", ""),
         ("Train stimuli", str(content.get("NumberOfTrainStimuli")), ""),

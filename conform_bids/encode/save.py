@@ -61,6 +61,7 @@ class _Context:
             "RandomSeed": plan.random_seed,
             "InputDesc": plan.desc,
             "EstimationMethod": METHODS_IN_WORDS[plan.model],
+            "Model": plan.model,
             "FeatureSpaces": [{key: value for key, value in card.items() if key != "feature_names"} for card in loaded.cards],
             "NumberOfFeatures": [len(card["feature_names"]) for card in loaded.cards],
             "NumberOfTrainStimuli": loaded.n_train,
