@@ -1,8 +1,8 @@
 """Speed of cross-validated ridge regression, beside himalaya's RidgeCV where it is installed and beside the machine's GEMM rate.
 
-``python benchmarks/encode_ridge.py [--stimuli 2000] [--units 20000] [--features 512 1024] [--threads 1]`` fits 10 penalties to random data and
-prints CPU seconds. himalaya: ``pip install himalaya``; its row is left out where it is not there. The limit is what the products alone would
-take at this machine's rate: 2 n r V for each penalty and two more, r the rank.
+``python benchmarks/encode_ridge.py [--stimuli 2000] [--units 20000] [--features 512 1024] [--threads 1]`` fits 10 penalties to random
+data and prints CPU seconds. himalaya: ``pip install himalaya``; its row is left out where it is not there. The limit is what the products
+alone would take at this machine's rate: 2 n r V for each penalty and two more, r the rank.
 """
 
 from __future__ import annotations

@@ -39,12 +39,16 @@ class FoundResponses:
     responses : tuple of PlannedMaps
     observed : PlannedMaps or None
         Trial averages that are not denoised, beside denoised ones.
-    snr, ceiling : tuple of Path
-        Maps ``stat-ncsnr``, and ``stat-noiseceiling`` of the trial averages (percent); empty where there are none.
     stimuli : Path or None
         The participant's table of stimuli.
     splits : frozenset of str
         Splits that occur.
+    averages : dict of str to PlannedMaps
+        By desc, all responses of the task that have a row a condition.
+    descs : tuple of str
+        Of all responses of the task.
+    folder : Path
+        The derivative.
     """
 
     entities: dict[str, str]
@@ -53,15 +57,21 @@ class FoundResponses:
     averaged: bool
     responses: tuple[PlannedMaps, ...]
     observed: PlannedMaps | None
-    snr: tuple[Path, ...]
-    ceiling: tuple[Path, ...]
     stimuli: Path | None
     splits: frozenset[str]
+    averages: dict[str, PlannedMaps]
+    descs: tuple[str, ...]
+    folder: Path
 
     @property
     def labels(self) -> str:
         """Entities as in a file name, for messages."""
         return "_".join(f"{key}-{label}" for key, label in self.entities.items())
+
+    def map_beside(self, stat: str, desc: str) -> tuple[Path, ...]:
+        """Files of a map of the same task and space, one a hemisphere; empty where it is not there."""
+        paths = tuple(self.folder / path for path in map_paths(self.kind, {**self.entities, "stat": stat, "desc": desc}, "statmap"))
+        return paths if all(path.is_file() for path in paths) else ()
 
 
 def find_responses(
@@ -134,7 +144,7 @@ def _describe(
         by_desc.setdefault(maps.desc, []).append(maps)
     chosen_desc = _choose_desc(by_desc, preferred, desc)
     chosen = sorted(by_desc[chosen_desc], key=lambda maps: [natural_key(maps.entities.get(key, "")) for key in ("ses", "run")])
-    averaged = "trial" not in read_rows(chosen[0].trials, None)[1]
+    averaged = _is_averaged(chosen[0])
     if averaged and len(chosen) > 1:
         raise UnusableInputError(f"{chosen[0].files[0]} and {chosen[1].files[0].name}: averages of several sessions; pool them first")
     kept = {key: label for key, label in chosen[0].entities.items() if key not in ("ses", "run")}
@@ -148,10 +158,11 @@ def _describe(
         averaged=averaged,
         responses=tuple(_planned(dataset, maps) for maps in chosen),
         observed=None if observed is None else _planned(dataset, observed),
-        snr=_beside(folder, chosen[0], "ncsnr", "psn") if averaged else (),
-        ceiling=_beside(folder, chosen[0], "noiseceiling", OBSERVED) if averaged else (),
         stimuli=stimuli if stimuli.is_file() else None,
         splits=frozenset(str(value) for maps in chosen for value in table_of(maps.trials, split)["split"]),
+        averages={key: _planned(dataset, maps[0]) for key, maps in by_desc.items() if len(maps) == 1 and _is_averaged(maps[0])},
+        descs=tuple(by_desc),
+        folder=folder,
     )
 
 
@@ -169,7 +180,5 @@ def _planned(dataset: Dataset, maps: BetaMaps) -> PlannedMaps:
     return PlannedMaps(maps.entities.get("ses"), maps.files, maps.trials, sources)
 
 
-def _beside(folder: Path, maps: BetaMaps, stat: str, desc: str) -> tuple[Path, ...]:
-    """A map of the same entities; empty where it is not there."""
-    paths = tuple(folder / path for path in map_paths(maps.kind, {**maps.entities, "stat": stat, "desc": desc}, "statmap"))
-    return paths if all(path.is_file() for path in paths) else ()
+def _is_averaged(maps: BetaMaps) -> bool:
+    return "trial" not in read_rows(maps.trials, None)[1]

@@ -66,7 +66,7 @@ def plan_participant(
             averaged=responses.averaged,
             responses=responses.responses,
             observed=responses.observed,
-            snr=responses.snr,
+            snr=responses.map_beside("ncsnr", "psn") if responses.averaged else (),
             stimuli=responses.stimuli,
             feature_files=tables,
             stimuli_dir=folder,
