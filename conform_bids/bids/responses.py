@@ -49,6 +49,8 @@ class FoundResponses:
         Of all responses of the task.
     folder : Path
         The derivative.
+    fit_includes_test : bool
+        Whether what made the responses saw test stimuli, as the sidecar of any of them says.
     """
 
     entities: dict[str, str]
@@ -62,6 +64,7 @@ class FoundResponses:
     averages: dict[str, PlannedMaps]
     descs: tuple[str, ...]
     folder: Path
+    fit_includes_test: bool = False
 
     @property
     def labels(self) -> str:
@@ -163,6 +166,7 @@ def _describe(
         averages={key: _planned(dataset, maps[0]) for key, maps in by_desc.items() if len(maps) == 1 and _is_averaged(maps[0])},
         descs=tuple(by_desc),
         folder=folder,
+        fit_includes_test=any(maps.metadata.get("FitIncludesTest") is True for maps in chosen),
     )
 
 

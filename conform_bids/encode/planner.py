@@ -102,8 +102,12 @@ def _notes(responses: FoundResponses, settings: EncodeSettings) -> list[str]:
     if responses.splits == {"n/a"}:
         drawn = f"{settings.test_fraction:.0%} of the stimuli are drawn and held out for the scores"
         held = drawn if settings.test_fraction > 0 else "models are fitted on all stimuli, and there are no scores"
-        seen = " (what denoised the responses may have seen them)" if responses.desc == "psn" and settings.test_fraction > 0 else ""
-        notes.append(f"NO SPLIT IS GIVEN: {held}{seen}")
+        notes.append(f"NO SPLIT IS GIVEN: {held}")
+    if responses.fit_includes_test and (responses.splits != {"n/a"} or settings.test_fraction > 0):
+        notes.append(
+            f"WHAT MADE desc-{responses.desc} SAW TEST STIMULI (FitIncludesTest): responses to train stimuli may hold some of the noise "
+            "that scores are taken of; give conform-glm and conform-psn the split for scores that are independent"
+        )
     if not responses.averaged:
         notes.append(f"single trials of desc-{responses.desc} are averaged by stimulus; conform-psn would denoise them")
     return notes

@@ -198,3 +198,14 @@ def test_stimuli_without_features_are_left_out_and_counted(done: Any, tmp_path: 
     content = json.loads((tmp_path / "out" / "sub-01" / "func" / f"sub-01_{STEM}_desc-ridge_metrics.json").read_text())
     assert (content["NumberOfTrainStimuli"], content["NumberOfTestStimuli"]) == (39, 19)
     assert any("2 of 60 stimuli have no features" in note for note in content["Notes"])
+
+
+def test_responses_that_saw_test_stimuli_are_told(tmp_path: Path, make_world: Any, world_spec: Any, run_encode: Any) -> None:
+    world = make_world(tmp_path, world_spec(people=("01",)))
+    sidecar = world.dataset / "sub-01" / "func" / f"sub-01_{STEM}_stat-effect_desc-psn_statmap.json"
+    plan = (world.dataset, tmp_path / "out", "participant", "--dry-run", *COMMON, "--features", world.features / "truth.h5")
+    assert "FitIncludesTest" not in run_encode(*plan).stdout
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "FitIncludesTest": True}))
+    run = run_encode(*plan)
+    assert run.status == 0, run.stderr
+    assert "FitIncludesTest" in run.stdout
