@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
 
 from conform_bids.numerics.scores import correlate_columns
 
@@ -99,7 +98,7 @@ def bootstrap_medians(
 
     Notes
     -----
-    Bias-corrected percentile intervals. A resampling weighs stimuli by how often they are drawn, so that its moments are products of a
+    Percentile intervals about the values. A resampling weighs stimuli by how often they are drawn, so that its moments are products of a
     table of counts (resamplings, stimuli) with squares and products of the responses: nothing is predicted or sorted out again.
     """
     maps = score_units(predicted, measured, ceiling)
@@ -113,19 +112,22 @@ def bootstrap_medians(
     correlation, rsquared = _resample(np.asarray(predicted)[:, usable], np.asarray(measured)[:, usable], drawn.astype(np.float64))
     spread = _summarise(correlation, rsquared, np.asarray(ceiling)[usable], threshold)
     del spread["units_above_chance"]  # resamplings hold fewer stimuli that differ, so that chance is passed more often
-    ends = {name: _bias_corrected(found, float(values[name][0])) for name, found in spread.items()}
+    ends = {name: _centred(found, float(values[name][0])) for name, found in spread.items()}
     return {name: Interval(float(value[0]), *ends.get(name, (np.nan, np.nan))) for name, value in values.items()}
 
 
-def _bias_corrected(resampled: npt.NDArray[np.float64], value: float) -> tuple[float, float]:
-    """Bias-corrected percentile interval (Efron, 1981, Canadian Journal of Statistics 9:139)."""
+def _centred(resampled: npt.NDArray[np.float64], value: float) -> tuple[float, float]:
+    """Percentile interval, shifted by what the median of the resamplings differs from the value.
+
+    Resamplings hold fewer stimuli that differ, which biases R2 and medians of noisy correlations; with few test stimuli an interval that
+    is not shifted may not hold the value itself.
+    """
     found = resampled[np.isfinite(resampled)]
     if not len(found) or not np.isfinite(value):
         return float("nan"), float("nan")
-    below = np.clip(np.mean(found < value), 1 / (len(found) + 1), len(found) / (len(found) + 1))
-    tail = ndtri((1 - _LEVEL / 100) / 2)
-    low, high = (float(np.quantile(found, ndtr(2 * ndtri(below) + sign * tail))) for sign in (1, -1))
-    return low, high
+    tail = (1 - _LEVEL / 100) / 2
+    low, middle, high = np.quantile(found, [tail, 0.5, 1 - tail])
+    return float(value + low - middle), float(value + high - middle)
 
 
 def _resample(

@@ -59,6 +59,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.88 < inside / 200 < 0.99
 
 
+def test_few_stimuli_give_wide_intervals_that_hold_the_number() -> None:
+    predicted, measured = responses(8, 300)
+    found = bootstrap_medians(predicted, measured, np.full(300, 40.0), n_resamplings=200, seed=1)
+    for name in ("median_correlation", "median_rsquared"):
+        assert found[name].low < found[name].value < found[name].high, name
+        assert found[name].high - found[name].low > 0.1
+    assert np.isnan(found["units_above_chance"].low)
+
+
 def test_the_same_seed_gives_the_same_interval_and_none_is_given_without_resamplings() -> None:
     predicted, measured = responses(30, 20)
     first, second = (bootstrap_medians(predicted, measured, np.full(20, 30.0), n_resamplings=50, seed=2) for _ in range(2))
