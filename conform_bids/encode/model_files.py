@@ -1,0 +1,170 @@
+"""A population model on disk: its arrays as safetensors, and a card that says what it is, for programs (JSON) and for people (Markdown)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conform_bids.bids.derivatives import atomic_path, write_json, write_text
+from conform_bids.encode.numerics.mixture import PriorModel
+from conform_bids.encode.numerics.population import PopulationModel
+from conform_bids.errors import MissingInputError, UnusableInputError
+
+__all__ = ["MODEL_VERSION", "ModelCard", "read_model", "write_model"]
+
+MODEL_VERSION = 1
+_ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
+_ENGINES: Mapping[str, Any] = {"prior": PriorModel}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is.
+
+    Attributes
+    ----------
+    engine : str
+    feature_spaces : list of dict
+        Card of each feature space, in the order of the features: ``name``, ``n_features``, ``model``, ``layer``, ``preprocessing_hash``.
+    people : list of str
+        That it was trained on.
+    n_units : int
+        Of all of them.
+    n_stimuli : list of int
+        Train stimuli of each.
+    space : str
+        Label of the grid of the store; the model itself knows no places.
+    stimuli_hash : str
+        Of the train stimuli of all.
+    store_version : str
+    seed : int
+    contexts : list of int
+        Sizes that it was scored with.
+    scores : list of dict
+        Rows of the leave-one-person-out evaluation.
+    software : str
+    licences : list of str
+        Of the data and the features.
+    version : int
+        Of this layout.
+    """
+
+    engine: str
+    feature_spaces: list[dict[str, Any]]
+    people: list[str]
+    n_units: int
+    n_stimuli: list[int]
+    space: str
+    stimuli_hash: str
+    store_version: str
+    seed: int
+    software: str
+    contexts: list[int] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    licences: list[str] = field(default_factory=list)
+    version: int = MODEL_VERSION
+
+    def check_features(self, spaces: Sequence[Mapping[str, Any]]) -> None:
+        """Whether features are those that the model was trained on.
+
+        Raises
+        ------
+        UnusableInputError
+            Naming the first feature space that is not.
+        """
+        if len(spaces) != len(self.feature_spaces):
+            raise UnusableInputError(f"the model was trained on {len(self.feature_spaces)} feature space(s), and there are {len(spaces)}")
+        for own, given in zip(self.feature_spaces, spaces, strict=True):
+            for key in ("preprocessing_hash", "n_features"):
+                if own[key] != given.get(key):
+                    raise UnusableInputError(
+                        f"features {given.get('name')}: not those of the model, which are {own['name']} ({own.get('model')}, "
+                        f"{own['n_features']} features); {key} is {given.get(key)}, and has to be {own[key]}"
+                    )
+
+
+def write_model(folder: Path, model: PopulationModel, card: ModelCard) -> list[Path]:
+    """Write a model and its card; each file is atomic, the card comes last."""
+    from safetensors.numpy import save_file
+
+    arrays, settings = model.state()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / _ARRAYS) as temporary:
+        plain = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        save_file(plain, temporary, metadata={"settings": json.dumps(dict(settings), sort_keys=True)})
+    write_text(_describe(card), folder / _README)
+    write_json(asdict(card), folder / _CARD)
+    return [folder / name for name in (_ARRAYS, _README, _CARD)]
+
+
+def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
+    """Read a model.
+
+    Raises
+    ------
+    MissingInputError
+        When there is none.
+    UnusableInputError
+        When it is broken, of a later version, or of an engine that is not known.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = folder if (folder / _CARD).is_file() or not (folder / "model" / _CARD).is_file() else folder / "model"
+    absent = [name for name in (_CARD, _ARRAYS) if not (folder / name).is_file()]
+    if absent:
+        raise MissingInputError(
+            f"{folder}: no {absent[0]}; a population model is what conform-encode writes to OUT/model at the level group"
+        )
+    try:
+        card = ModelCard(**json.loads((folder / _CARD).read_text(encoding="utf-8")))
+        if card.version > MODEL_VERSION:
+            raise UnusableInputError(f"{folder}: a model of version {card.version}; this conform reads up to {MODEL_VERSION}")
+        with safe_open(folder / _ARRAYS, framework="numpy") as file:
+            settings = json.loads(file.metadata()["settings"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        engine = _ENGINES[card.engine]
+        model: PopulationModel = engine.from_state(arrays, settings)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UnusableInputError(f"{folder}: not a population model, or broken ({type(error).__name__}: {error})") from error
+    return model, card
+
+
+def _describe(card: ModelCard) -> str:
+    """The card for people."""
+    spaces = "\n".join(f"- {space['name']}: {space.get('model')}, {space['n_features']} features" for space in card.feature_spaces)
+    lines = [
+        "# A population model of visual responses",
+        "",
+        f"Made by {card.software}, engine `{card.engine}`, seed {card.seed}. Given some responses of a new person (a context), it says weights of "
+        "the features for each of the person's units: `conform-encode DATA OUT participant --model MODEL`.",
+        "",
+        "## Features",
+        "",
+        spaces,
+        "",
+        "## Trained on",
+        "",
+        f"{len(card.people)} people ({', '.join(card.people)}), {card.n_units:,} units, {sum(card.n_stimuli):,} responses to train stimuli; "
+        f"store version {card.store_version}, space {card.space}. Licences: {', '.join(card.licences) or 'not stated'}.",
+        "",
+        "## Scores",
+        "",
+        "Each person left out of the training in turn; mean over units of the correlation with responses to test stimuli.",
+        "",
+    ]
+    if card.scores:
+        names = [name for name in card.scores[0] if name not in ("participant_id", "draw")]
+        lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in card.scores]
+    else:
+        lines.append("It was trained on one person, or without an evaluation: there are none.")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
