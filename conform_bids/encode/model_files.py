@@ -140,8 +140,8 @@ def _describe(card: ModelCard) -> str:
     lines = [
         "# A population model of visual responses",
         "",
-        f"Made by {card.software}, engine `{card.engine}`, seed {card.seed}. Given some responses of a new person (a context), it says weights of "
-        "the features for each of the person's units: `conform-encode DATA OUT participant --model MODEL`.",
+        f"Made by {card.software}, engine `{card.engine}`, seed {card.seed}. Given some responses of a new person (a context), it says "
+        "weights of the features for each of the person's units: `conform-encode DATA OUT participant --model MODEL`.",
         "",
         "## Features",
         "",
@@ -149,8 +149,8 @@ def _describe(card: ModelCard) -> str:
         "",
         "## Trained on",
         "",
-        f"{len(card.people)} people ({', '.join(card.people)}), {card.n_units:,} units, {sum(card.n_stimuli):,} responses to train stimuli; "
-        f"store version {card.store_version}, space {card.space}. Licences: {', '.join(card.licences) or 'not stated'}.",
+        f"{len(card.people)} people ({', '.join(card.people)}), {card.n_units:,} units, {sum(card.n_stimuli):,} responses to train "
+        f"stimuli; store version {card.store_version}, space {card.space}. Licences: {', '.join(card.licences) or 'not stated'}.",
         "",
         "## Scores",
         "",

@@ -36,6 +36,8 @@ class WorldSpec:
     noise: float = 0.6
     maker: str = "conform-psn"
     seed: int = 0
+    shared: float = 0.0
+    """Share of the variance of weights that people have in common, the same for all units."""
 
 
 def _json(path: Path, content: dict[str, Any]) -> None:
@@ -59,10 +61,11 @@ def write_world(root: Path, spec: WorldSpec | None = None) -> SimpleNamespace:
     described = {"Name": "outputs", "BIDSVersion": "1.11.1", "DatasetType": "derivative"}
     folder = root / "data"
     _json(folder / "dataset_description.json", {**described, "GeneratedBy": [{"Name": spec.maker, "Version": "0"}]})
-    weights = {}
+    weights, common = {}, rng.standard_normal((spec.n_features, 1))
     for person in spec.people:
         own = np.random.default_rng([spec.seed, int(person)])
-        weights[person] = own.standard_normal((spec.n_features, N_UNITS)) / np.sqrt(spec.n_features)
+        drawn = np.sqrt(1 - spec.shared) * own.standard_normal((spec.n_features, N_UNITS)) + np.sqrt(spec.shared) * common
+        weights[person] = drawn / np.sqrt(spec.n_features)
         signal = features @ weights[person]
         trials = [10 + 3 * (signal + spec.noise * own.standard_normal(signal.shape)) for _ in range(2)]
         for each in trials:

@@ -75,7 +75,10 @@ class Adapted:
 class PopulationModel(Protocol):
     """A fitted population model of any engine; built by the engine's ``fit_...`` function, or from its saved state."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the engine."""
+        ...
 
     def adapt(self, context: Context, queries: FloatArray | None = None) -> Adapted:
         """Weights of every unit given the context, without gradient steps.

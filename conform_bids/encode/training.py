@@ -1,0 +1,102 @@
+"""A population model of the people of a store: trained, and scored on each of them as if that person were new."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conform_bids.encode.numerics.baselines import ridge
+from conform_bids.encode.numerics.mixture import PriorOptions, fit_prior
+from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
+from conform_bids.encode.numerics.scoring import MIN_CEILING
+from conform_bids.encode.people import StorePerson
+from conform_bids.numerics.scores import correlate_columns
+
+__all__ = ["CONTEXTS", "TrainingOptions", "leave_people_out", "summarise", "train"]
+
+CONTEXTS = (10, 20, 50, 100)
+MIN_TEST = 5
+_LOGGER = logging.getLogger("nipype.interface")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a population model is trained and scored.
+
+    Attributes
+    ----------
+    engine : str
+    seed : int
+    contexts : tuple of int
+        Stimuli that a left-out person's model is given; those that a person has no more than are left out.
+    draws : int
+        Contexts of each size.
+    """
+
+    engine: str = "prior"
+    seed: int = 0
+    contexts: tuple[int, ...] = CONTEXTS
+    draws: int = 3
+
+
+def train(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
+    """Train the engine of the options on people."""
+    trainers: Mapping[str, Callable[[], PopulationModel]] = {"prior": lambda: fit_prior(people, PriorOptions(seed=options.seed))}
+    return trainers[options.engine]()
+
+
+def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) -> pd.DataFrame:
+    """Train without each person in turn, give the model some of the person's responses, and score its predictions of test stimuli.
+
+    Parameters
+    ----------
+    people : sequence of StorePerson
+        Two or more.
+
+    Returns
+    -------
+    DataFrame
+        A row a person, size of the context, draw and engine (that of the options, and ``ridge`` on the same context): participant_id,
+        n_context, draw, engine, correlation (mean over units), normalised (over the root of the noise ceiling, where that is above
+        10 percent). Empty with a single person.
+    """
+    rows: list[dict[str, Any]] = []
+    for index, person in enumerate(people):
+        others = [other.train for place, other in enumerate(people) if place != index]
+        if not others or len(person.test_contents) < MIN_TEST:
+            continue
+        model = train(others, options)
+        for n_context in options.contexts:
+            if n_context >= len(person.contents):
+                continue
+            for draw in range(options.draws):
+                rng = np.random.default_rng([options.seed, index, n_context, draw])
+                chosen = np.sort(rng.permutation(len(person.contents))[:n_context])
+                context = Context(person.train.features[chosen], person.train.responses[chosen])
+                for name, adapted in ((options.engine, model.adapt(context)), ("ridge", ridge(context))):
+                    score = _score(adapted, person)
+                    rows.append({"participant_id": person.participant_id, "n_context": n_context, "draw": draw, "engine": name, **score})
+        _LOGGER.info("%s left out: scored with contexts of %s", person.participant_id, ", ".join(map(str, options.contexts)))
+    return pd.DataFrame(rows, columns=["participant_id", "n_context", "draw", "engine", "correlation", "normalised"])
+
+
+def _score(adapted: Adapted, person: StorePerson) -> dict[str, float]:
+    predicted = person.test_features @ adapted.weights + adapted.bias
+    correlation = np.nan_to_num(correlate_columns(predicted, person.test_responses))
+    with np.errstate(invalid="ignore"):
+        clear = person.test_ceiling > MIN_CEILING
+    normalised: npt.NDArray[np.float64] = correlation[clear] / np.sqrt(person.test_ceiling[clear] / 100)
+    return {"correlation": float(correlation.mean()), "normalised": float(normalised.mean()) if clear.any() else float("nan")}
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means over people and draws: n_context, engine, correlation, normalised."""
+    if scores.empty:
+        return scores[["n_context", "engine", "correlation", "normalised"]]
+    return scores.groupby(["n_context", "engine"], as_index=False)[["correlation", "normalised"]].mean()

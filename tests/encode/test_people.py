@@ -1,0 +1,104 @@
+"""People of a store: what trains, what tests, and that nothing of a test stimulus is in training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conform_bids.encode.model_files import ModelCard, read_model, write_model
+from conform_bids.encode.numerics.population import Context
+from conform_bids.encode.people import features_of_contents, read_person
+from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
+from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.store.inputs import find_inputs
+from conform_bids.store.reading import Store
+from conform_bids.store.release import write_release
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory: pytest.TempPathFactory, make_world: Any, world_spec: Any) -> SimpleNamespace:
+    """A store of four people whose tunings have something in common; tests must not write to it."""
+    folder = tmp_path_factory.mktemp("population")
+    world = make_world(folder, world_spec(people=("01", "02", "03", "04"), stimuli=90, test=30, maker="conform-glm", shared=0.8))
+    write_release([find_inputs("images", world.dataset, prefix=False)], folder / "store")
+    store = Store(folder / "store")
+    features = features_of_contents(store, {"truth": world.table})
+    people = [read_person(store, name, features) for name in store.participants["participant_id"]]
+    return SimpleNamespace(world=world, store=store, features=features, people=people, folder=folder)
+
+
+def test_train_and_test_share_nothing(population: SimpleNamespace) -> None:
+    held = set(population.store.stimuli.loc[population.store.stimuli["split"] == "test", "content_id"])
+    assert held
+    for person in population.people:
+        assert not held & set(person.contents)
+        assert set(person.test_contents) == held
+        assert person.train.features.shape == (len(person.contents), 8)
+        np.testing.assert_allclose(person.train.responses.mean(axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(person.train.responses.std(axis=0), 1, atol=1e-3)
+
+
+def test_responses_are_those_of_the_person(population: SimpleNamespace) -> None:
+    person = population.people[1]
+    truth = population.world.weights["02"].reshape(8, -1)[:, 1:]
+    signal = person.train.features @ truth
+    fitted = [np.corrcoef(signal[:, unit], person.train.responses[:, unit])[0, 1] for unit in range(truth.shape[1])]
+    assert len(person.units) == truth.shape[1], "the unit that never varies is left out"
+    assert np.median(fitted) > 0.85
+    assert 70 < np.median(person.test_ceiling) < 95
+
+
+def test_units_are_drawn_by_the_seed(population: SimpleNamespace) -> None:
+    first, second, other = (
+        read_person(population.store, "sub-01", population.features, max_units=20, seed=seed).units for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert len(first) == 20
+    assert first.tolist() != other.tolist()
+
+
+def test_a_person_without_features_is_refused(population: SimpleNamespace) -> None:
+    few = dict(list(population.features.items())[:10])
+    with pytest.raises(MissingInputError, match="train stimuli have features"):
+        read_person(population.store, "sub-01", few)
+
+
+def test_the_population_predicts_a_new_person_better_than_ridge_does(population: SimpleNamespace) -> None:
+    options = TrainingOptions(contexts=(10, 30), draws=2)
+    scores = leave_people_out(population.people, options)
+    table = summarise(scores).set_index(["engine", "n_context"])["correlation"]
+    assert len(scores) == 4 * 2 * 2 * 2
+    assert table["prior", 10] > table["ridge", 10] + 0.02
+    assert table["prior", 30] > table["ridge", 30] - 0.01
+    assert leave_people_out(population.people[:1], options).empty
+
+
+def test_a_model_comes_back_from_the_disk(population: SimpleNamespace, tmp_path: Path) -> None:
+    model = train([person.train for person in population.people], TrainingOptions())
+    card = ModelCard(
+        engine="prior", feature_spaces=[{"name": "truth", "n_features": 8, "preprocessing_hash": "x", "model": "truth"}], people=["sub-01"],
+        n_units=4, n_stimuli=[60], space="MNI", stimuli_hash="y", store_version="1.0.0", seed=0, software="conform",
+        scores=[{"n_context": 10, "engine": "prior", "correlation": 0.5}],
+    )  # fmt: skip
+    write_model(tmp_path / "model", model, card)
+    again, read = read_model(tmp_path)
+    assert read == card
+    context = Context(population.people[0].train.features[:15], population.people[0].train.responses[:15])
+    np.testing.assert_allclose(again.adapt(context).weights, model.adapt(context).weights, rtol=1e-6)
+    assert "| n_context | engine | correlation |" in (tmp_path / "model" / "README.md").read_text()
+    card.check_features([{"name": "mine", "n_features": 8, "preprocessing_hash": "x"}])
+    with pytest.raises(UnusableInputError, match="preprocessing_hash"):
+        card.check_features([{"name": "mine", "n_features": 8, "preprocessing_hash": "z"}])
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"\x80\x04 no pickle")
+    with pytest.raises(UnusableInputError, match="not a population model"):
+        read_model(tmp_path)
+    (tmp_path / "model" / "model_card.json").write_text(json.dumps({"engine": "prior"}))
+    with pytest.raises(UnusableInputError):
+        read_model(tmp_path / "model")
+    with pytest.raises(MissingInputError):
+        read_model(tmp_path / "nowhere")
