@@ -48,6 +48,8 @@ class App:
         ``group(output_dir, participants, settings, about) -> list[Path]``.
     group_fits : bool
         Whether the level group computes: it is then given the `Resources` of the run and its work folder, too.
+    group_reads : bool
+        Whether the level group reads datasets: it is then given the `GroupInputs` of the run, too, as ``inputs``.
     group_outputs : tuple of str
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
@@ -66,6 +68,7 @@ class App:
     participant_report: str
     group: str | None = None
     group_fits: bool = False
+    group_reads: bool = False
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_app.app import App, load
-from bids_app.config import RunConfig, write_toml
+from bids_app.config import RunConfig, derivative_paths, write_toml
 from bids_app.failures import ParticipantFailure
 from bids_app.folders import SETTINGS_RECORD, app_work_dir, check_output, settings_record
 from bids_app.messages import failure_from
 from bids_app.provenance import write_provenance
 from conform_bids.errors import MissingInputError
+from conform_bids.jobs import GroupInputs
 
 if TYPE_CHECKING:
     from conform_bids.bids.index import Dataset
@@ -121,8 +122,13 @@ def _convert_citation(text: str, logs: Path) -> None:
             continue
 
 
-def participants_in(output_dir: Path, asked: Sequence[str]) -> tuple[str, ...]:
+def participants_in(output_dir: Path, asked: Sequence[str], *, required: bool = True) -> tuple[str, ...]:
     """Participants that an output folder holds, of those asked for.
+
+    Parameters
+    ----------
+    required : bool
+        False where the level group reads people from elsewhere, so that there may be none.
 
     Raises
     ------
@@ -131,7 +137,7 @@ def participants_in(output_dir: Path, asked: Sequence[str]) -> tuple[str, ...]:
     """
     present = sorted(path.name.removeprefix("sub-") for path in output_dir.glob("sub-*") if path.is_dir())
     missing = [label for label in asked if label not in present]
-    if missing or not present:
+    if required and (missing or not present):
         wanted = ", ".join(f"sub-{label}" for label in missing) or "participant"
         raise MissingInputError(f"output_dir {output_dir} holds no {wanted}; it holds {', '.join(present) or 'none'}")
     return tuple(label for label in present if not asked or label in asked)
@@ -166,8 +172,11 @@ def write_group(
     if app.group is None:
         return {}
     more = (resources, app_work_dir(config)) if app.group_fits else ()
+    named = (
+        {"inputs": GroupInputs(config.bids_dir, derivative_paths(config.bids), config.bids.participant_label)} if app.group_reads else {}
+    )
     try:
-        load(app.group)(config.output_dir, participants, config.settings, about, *more)
+        load(app.group)(config.output_dir, participants, config.settings, about, *more, **named)
     except Exception as error:
         return {"group": failure_from(app, "group", error, "the group level failed")}
     return {}

@@ -183,7 +183,8 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
             failures.update({label: failure for label, failure in failed_reports.items() if label not in failures})
         completed = tuple(label for label in completed if label not in failures)
     if "group" in config.levels and interrupted is None and (completed or "participant" not in config.levels):
-        labels = [label for label in participants_in(config.output_dir, _group_labels(config)) if label not in failures]
+        present = participants_in(config.output_dir, _group_labels(config), required=not app.group_reads)
+        labels = [label for label in present if label not in failures]
         if not plan.jobs:
             write_root_files(app, config, dataset)
             write_logs(app, config, (), provenance)

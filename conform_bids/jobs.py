@@ -5,12 +5,12 @@ Light on purpose (no nipype, torch or nibabel), as ``--dry-run`` needs nothing m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Job", "ParticipantPlan", "Resources"]
+__all__ = ["GroupInputs", "Job", "ParticipantPlan", "Resources"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,24 @@ class Resources:
     device: str = "cpu"
     random_seed: int = 0
     sloppy: bool = False
+
+
+@dataclass(frozen=True)
+class GroupInputs:
+    """What the command line names for a level group that reads more than the output folder.
+
+    Attributes
+    ----------
+    bids_dir : Path
+    derivatives : mapping of str to Path
+        Of ``-d NAME=PATH``.
+    participants : tuple of str
+        Labels that were asked for; empty for all.
+    """
+
+    bids_dir: Path
+    derivatives: Mapping[str, Path]
+    participants: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -8,15 +8,17 @@ from pathlib import Path
 from conform_bids.errors import UsageError
 from conform_bids.options import option, validate
 
-__all__ = ["DEFAULT_BACKBONE", "ESTIMATORS", "WRITABLE", "EncodeSettings"]
+__all__ = ["DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "WRITABLE", "EncodeSettings"]
 
 ESTIMATORS = ("ridge", "banded")
+ENGINES = ("prior",)
 WRITABLE = ("predictions",)
 DEFAULT_BACKBONE = "efficientnet-lite0"
 _INPUT = "input"
 _FEATURES = "features"
 _MODEL = "model"
 _OUTPUT = "output"
+_POPULATION = "population model"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,30 @@ class EncodeSettings:
         metavar="WHAT",
         group=_OUTPUT,
     )
+
+    engine: str = option(
+        "prior",
+        "Population model that the level group trains on a store. prior: a mixture of Gaussians over the weights of units, with a "
+        "new person's posterior in closed form.",
+        choices=ENGINES,
+        group=_POPULATION,
+    )
+    max_units: int = option(
+        3000,
+        "Units of each person of the store that a population model is trained and scored on, drawn by --random-seed.",
+        minimum=50,
+        maximum=1000000,
+        group=_POPULATION,
+    )
+    contexts: tuple[int, ...] = option(
+        (10, 20, 50, 100),
+        "Numbers of stimuli with which the population model is scored on people who were left out of its training.",
+        minimum=3,
+        maximum=100000,
+        metavar="K",
+        group=_POPULATION,
+    )
+    draws: int = option(5, "Contexts of each size that are drawn.", minimum=1, maximum=1000, group=_POPULATION)
 
     def __post_init__(self) -> None:
         validate(self)

@@ -102,3 +102,33 @@ def test_a_model_comes_back_from_the_disk(population: SimpleNamespace, tmp_path:
         read_model(tmp_path / "model")
     with pytest.raises(MissingInputError):
         read_model(tmp_path / "nowhere")
+
+
+def test_the_level_group_trains_on_a_store(population: SimpleNamespace, tmp_path: Path, run_encode: Any) -> None:
+    flags = ("--features", population.world.features / "truth.h5", "--contexts", "10", "30", "--draws", "2", "--max-units", "60")
+    common = ("-w", tmp_path / "work", "--skip-bids-validation", "--nprocs", "1")
+    run = run_encode(population.folder / "store", tmp_path / "out", "group", *common, *flags)
+    assert run.status == 0, run.stderr
+    model, card = read_model(tmp_path / "out")
+    assert card.people == ["sub-01", "sub-02", "sub-03", "sub-04"]
+    assert card.n_units == 240
+    assert {(row["n_context"], row["engine"]) for row in card.scores} == {(k, name) for k in (10, 30) for name in ("prior", "ridge")}
+    assert model.name == "prior"
+    again = run_encode(population.folder / "store", tmp_path / "again", "group", *common, *flags)
+    assert again.status == 0, again.stderr
+    first, second = (path / "model" / "model.safetensors" for path in (tmp_path / "out", tmp_path / "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["nobody", "no features", "no store"])
+def test_a_group_that_cannot_be_trained_is_refused(fault: str, population: SimpleNamespace, tmp_path: Path, run_encode: Any) -> None:
+    data, flags, status = population.folder / "store", ["--features", population.world.features / "truth.h5"], 66
+    if fault == "nobody":
+        flags += ["--participant-label", "99"]
+    elif fault == "no features":
+        flags, status = [], 2
+    else:
+        data = population.world.dataset
+    run = run_encode(data, tmp_path / "out", "group", "-w", tmp_path / "work", "--skip-bids-validation", "--nprocs", "1", *flags)
+    assert run.status in (status, 1), run.stderr
+    assert {"nobody": "no sub-99", "no features": "--features", "no store": "no store"}[fault] in run.stderr + run.stdout

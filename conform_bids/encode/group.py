@@ -1,0 +1,154 @@
+"""The level group: a population model of the people of a store, scored on each of them left out, and the table and page of all models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conform_bids import __version__
+from conform_bids.bids.derivatives import write_tsv
+from conform_bids.bids.trials import hash_stimuli
+from conform_bids.encode.features import find_feature_files
+from conform_bids.encode.model_files import ModelCard, write_model
+from conform_bids.encode.people import StorePerson, features_of_contents, read_person
+from conform_bids.encode.report import write_group_report
+from conform_bids.encode.settings import EncodeSettings
+from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+from conform_bids.jobs import GroupInputs, Resources
+from conform_bids.numerics.compute import limit_threads
+from conform_bids.stimuli.feature_files import read_features
+from conform_bids.stimuli.features import FeatureTable
+from conform_bids.store.manifest import versions
+from conform_bids.store.reading import Store
+
+__all__ = ["run_group"]
+
+_LOGGER = logging.getLogger("nipype.interface")
+
+
+def run_group(
+    output_dir: Path,
+    participants: Sequence[str],
+    settings: EncodeSettings,
+    about: Mapping[str, str],
+    resources: Resources,
+    work_dir: Path,
+    *,
+    inputs: GroupInputs,
+) -> list[Path]:
+    """Train a population model where there is a store, and report on all encoding models of the output folder.
+
+    Parameters
+    ----------
+    output_dir : Path
+    participants : sequence of str
+        That have encoding models of their own in the output folder; labels without ``sub-``.
+    settings : EncodeSettings
+    about : mapping
+        Versions and the like, for reports.
+    resources : Resources
+    work_dir : Path
+        Features that a backbone computed are kept there.
+    inputs : GroupInputs
+        The store is bids_dir, or the derivative that is called ``store``.
+
+    Returns
+    -------
+    list of Path
+        Table and page of the group, and the model's files.
+
+    Raises
+    ------
+    MissingInputError
+        When there is neither a store nor an encoding model, or features or people are missing.
+    UnusableInputError
+        When the store or a table of features cannot be used.
+    """
+    output_dir = Path(output_dir)
+    path = _find_store(inputs)
+    written: list[Path] = []
+    if path is not None:
+        with limit_threads(resources.n_threads):
+            written = _train(Store(path), output_dir, settings, resources, inputs)
+    elif not participants:
+        raise MissingInputError(
+            f"{inputs.bids_dir}: no store to train a population model on (as bids_dir, or by -d store=PATH), and {output_dir} holds no "
+            "encoding models to report on"
+        )
+    return [*written, *write_group_report(output_dir, participants, settings, about)]
+
+
+def _find_store(inputs: GroupInputs) -> Path | None:
+    """The store that was named: a folder with a manifest of a version."""
+    if "store" in inputs.derivatives:
+        return inputs.derivatives["store"]
+    return inputs.bids_dir if versions(inputs.bids_dir) else None
+
+
+def _train(store: Store, output_dir: Path, settings: EncodeSettings, resources: Resources, inputs: GroupInputs) -> list[Path]:
+    tables = _tables(settings)
+    features = features_of_contents(store, tables)
+    people = _people(store, features, settings, resources, inputs.participants)
+    options = TrainingOptions(settings.engine, resources.random_seed, settings.contexts, settings.draws)
+    scores = leave_people_out(people, options)
+    model = train([person.train for person in people], options)
+    table = summarise(scores)
+    card = ModelCard(
+        engine=settings.engine,
+        feature_spaces=[{**table.card.as_json(), "name": name, "n_features": table.n_features} for name, table in tables.items()],
+        people=[person.participant_id for person in people],
+        n_units=sum(len(person.units) for person in people),
+        n_stimuli=[len(person.contents) for person in people],
+        space=str(store.manifest["grid"].get("space", "n/a")),
+        stimuli_hash=hash_stimuli(content for person in people for content in person.contents),
+        store_version=store.version,
+        seed=resources.random_seed,
+        contexts=sorted({int(k) for k in scores["n_context"]}),
+        scores=[_plain(row) for row in table.to_dict("records")],
+        licences=sorted({table.card.licence for table in tables.values()} - {"n/a"}),
+        software=f"conform-encode {__version__}",
+    )
+    folder = output_dir / "model"
+    paths = write_model(folder, model, card)
+    write_tsv(scores, folder / "scores.tsv")
+    for row in card.scores:
+        _LOGGER.info("left-out people, %s stimuli, %s: correlation %.3f", row["n_context"], row["engine"], row["correlation"])
+    return [*paths, folder / "scores.tsv"]
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Values for JSON, which knows no NaN."""
+    plain = {str(key): value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in plain.items()}
+
+
+def _tables(settings: EncodeSettings) -> dict[str, FeatureTable]:
+    if settings.chosen_backbone is not None:
+        raise UsageError(
+            "a population model is trained on tables of features, which hold all datasets' stimuli: name them by --features (the page "
+            "Features says how to make one with a backbone)"
+        )
+    return {path.stem: read_features(path) for path in find_feature_files(settings.features)}
+
+
+def _people(
+    store: Store, features: Mapping[str, Any], settings: EncodeSettings, resources: Resources, asked: Sequence[str]
+) -> list[StorePerson]:
+    known = store.participants["participant_id"].astype(str).tolist()
+    wanted = [f"sub-{label}" for label in asked] or known
+    if absent := [name for name in wanted if name not in known]:
+        raise MissingInputError(f"{store.path}: no {absent[0]}; there are {', '.join(known)}")
+    people = []
+    for name in wanted:
+        try:
+            people.append(read_person(store, name, features, max_units=settings.max_units, seed=resources.random_seed))
+        except (MissingInputError, UnusableInputError) as error:
+            _LOGGER.warning("%s; this person is left out of the population model", error)
+    if not people:
+        raise UnusableInputError(f"{store.path}: nobody can be trained on; warnings above say why")
+    return people
