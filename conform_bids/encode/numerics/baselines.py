@@ -51,7 +51,7 @@ def _check(context: Context) -> None:
         raise ValueError(f"ridge needs three rows or more, as many of features as of responses, not {len(context.features)}")
 
 
-def ridge(context: Context, intercept: bool = False) -> Adapted:
+def ridge(context: Context, intercept: bool = False, shared: bool = False) -> Adapted:
     """Ridge regression of every unit, its penalty chosen by exact leave-one-out error.
 
     Parameters
@@ -60,6 +60,8 @@ def ridge(context: Context, intercept: bool = False) -> Adapted:
     intercept : bool
         Estimate the mean response too. Responses are z-scored over many more stimuli than a context has, so that it is known to be about
         zero: estimating it from ten stimuli costs a tenth of the variance.
+    shared : bool
+        One penalty for all units instead of one each. With few stimuli a unit's own choice is mostly noise.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def ridge(context: Context, intercept: bool = False) -> Adapted:
         inverse = kernel.inverse(penalty)
         solved = inverse @ y
         error = ((solved / np.diag(inverse)[:, None]) ** 2).sum(axis=0)
-        better = error < best
+        better = _improves(error, best, shared)
         best[better], dual[:, better] = error[better], solved[:, better]
     weights = kernel.centred.T @ dual
     energy = ((y - (y.mean(axis=0) if intercept else 0.0)) ** 2).sum(axis=0)
@@ -88,11 +90,20 @@ def ridge(context: Context, intercept: bool = False) -> Adapted:
     return Adapted(weights.astype(kind), bias.astype(kind), share.astype(kind))
 
 
-def nested_loo_residuals(context: Context, intercept: bool = False) -> FloatArray:
+def _improves(error: FloatArray, best: FloatArray, shared: bool) -> npt.NDArray[np.bool_]:
+    """Where an error is below the best so far: unit by unit, or in the sum over units."""
+    if shared:
+        lower = error.sum(axis=-1, keepdims=True) < best.sum(axis=-1, keepdims=True)
+        return np.asarray(np.broadcast_to(lower, error.shape))
+    return np.asarray(error < best)
+
+
+def nested_loo_residuals(context: Context, intercept: bool = False, shared: bool = False) -> FloatArray:
     """Leave-one-out residuals of ridge, (n_context, n_units), each penalty chosen without the left-out stimulus.
 
     The choice for stimulus i minimises the error of leaving out every other stimulus j from the context without i. Leaving out two rows is
     closed-form (the inverse of a 2 x 2 block of the inverse), and its sum over j a few matrix products, so that nothing is refitted.
+    ``intercept`` and ``shared`` are as in `ridge`.
 
     Raises
     ------
@@ -110,13 +121,15 @@ def nested_loo_residuals(context: Context, intercept: bool = False) -> FloatArra
         own, cross = diagonal[:, None] / block, inverse / block
         np.fill_diagonal(own, 0)
         np.fill_diagonal(cross, 0)
+        error, solved = np.empty_like(y), np.empty_like(y)
         for start in range(0, y.shape[1], UNITS_AT_A_TIME):
             units = slice(start, start + UNITS_AT_A_TIME)
-            solved = inverse @ y[:, units]
-            error = own**2 @ solved**2 - 2 * solved * ((own * cross) @ solved) + solved**2 * (cross**2).sum(axis=1)[:, None]
-            better = error < best[:, units]
-            best[:, units] = np.where(better, error, best[:, units])
-            residuals[:, units] = np.where(better, solved / diagonal[:, None], residuals[:, units])
+            part = inverse @ y[:, units]
+            error[:, units] = own**2 @ part**2 - 2 * part * ((own * cross) @ part) + part**2 * (cross**2).sum(axis=1)[:, None]
+            solved[:, units] = part
+        better = _improves(error, best, shared)
+        np.copyto(best, error, where=better)
+        np.copyto(residuals, solved / diagonal[:, None], where=better)
     return residuals
 
 
