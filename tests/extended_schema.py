@@ -22,6 +22,7 @@ SUFFIXES = {
     "xfm": (".h5",),
     "weights": (".h5",),
     "eigenspectrum": (".tsv",),
+    "contexts": (".tsv",),
 }
 NEW_ENTITIES = {"from": "space", "to": "from", "mode": "to", "stat": "density"}
 """Each with the entity that it follows in a name."""

@@ -57,6 +57,7 @@ BIDSIGNORE: tuple[str, ...] = (
             "relmat",
             "timeseries",
             "metrics",
+            "contexts",
             "stimuli",
         )
     ),

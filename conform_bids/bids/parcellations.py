@@ -17,7 +17,7 @@ from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.volumes import read_volume_header, reading
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError, UsageError
 
-__all__ = ["Parcellation", "find_parcellation", "read_parcellation"]
+__all__ = ["Parcellation", "both_hemispheres", "find_parcellation", "read_parcellation"]
 
 _EXTENSIONS = {"nifti": (".nii.gz", ".nii"), "cifti": (".dlabel.nii",), "gifti": (".label.gii", ".gii")}
 _SUFFIXES = {"nifti": "dseg", "cifti": "dlabel", "gifti": "label"}
@@ -69,13 +69,22 @@ def find_parcellation(given: str, kind: str, entities: Mapping[str, str], flag: 
                 f"{flag} {path}: not a parcellation for space {place} ({kind} needs {' or '.join(_EXTENSIONS[kind])}); choose the spaces "
                 "that it fits by --output-spaces or --file-format"
             )
-        return (path,) if kind != "gifti" else _both_sides(path, flag)
+        return (path,) if kind != "gifti" else both_hemispheres(path, flag)
     if os.sep in given or "." in given:
         raise MissingInputError(f"{flag}: no file {given}")
     return _from_templateflow(given, kind, entities, flag)
 
 
-def _both_sides(path: Path, flag: str) -> tuple[Path, ...]:
+def both_hemispheres(path: Path, flag: str) -> tuple[Path, ...]:
+    """A GIFTI file and that of the other hemisphere beside it, left first.
+
+    Raises
+    ------
+    MissingInputError
+        When the other is not there.
+    UnusableInputError
+        When the name does not tell the hemisphere.
+    """
     for letters in (("L", "R"), ("lh", "rh")):
         for here, there in (letters, letters[::-1]):
             for mark in (f"hemi-{here}", f".{here}.", f"{here}."):

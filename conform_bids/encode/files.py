@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from conform_bids.bids.averages import PlannedMaps
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
+from conform_bids.encode.model_files import find_model
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.options import from_mapping, to_mapping
 
@@ -94,7 +95,7 @@ class Plan:
     @property
     def model(self) -> str:
         """The outputs' desc."""
-        return self.settings.estimator
+        return "population" if self.settings.model is not None else self.settings.estimator
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -103,7 +104,11 @@ class Plan:
         files = [path for maps in read for path in (*maps.files, maps.trials)]
         split = [Path(self.settings.split)] if self.settings.split is not None and Path(self.settings.split).is_file() else []
         stimuli = [self.stimuli] if self.stimuli is not None else []
-        return tuple(dict.fromkeys([*files, *self.snr, *split, *stimuli, *self.feature_files]))
+        model = [] if self.settings.model is None else list(find_model(self.settings.model))
+        asked = [Path(text) for text in self.settings.text_queries if Path(text).is_file()]
+        asked += [Path(text.partition("=")[2]) for text in self.settings.rois]
+        asked += [self.settings.predict] if self.settings.predict is not None and self.settings.predict.is_file() else []
+        return tuple(dict.fromkeys([*files, *self.snr, *split, *stimuli, *self.feature_files, *model, *asked]))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -197,10 +202,10 @@ class TableOutput:
 def output_maps(plan: Plan) -> list[MapOutput]:
     """Every map of a job, in the order in which they are written."""
     rows: list[MapOutput] = []
-    banded = plan.settings.estimator == "banded"
+    banded, adapted = plan.settings.estimator == "banded", plan.settings.model is not None
 
-    def add(array: str, stat: str, series: str = "", **fields: Any) -> None:
-        paths = map_paths(plan.kind, {**plan.entities, "stat": stat, "desc": plan.model}, "statmap")
+    def add(array: str, stat: str, series: str = "", desc: str = plan.model, **fields: Any) -> None:
+        paths = map_paths(plan.kind, {**plan.entities, "stat": stat, "desc": desc}, "statmap")
         rows.append(MapOutput(array, series, paths, fields))
 
     if plan.has_held_out:
@@ -219,14 +224,17 @@ def output_maps(plan: Plan) -> list[MapOutput]:
             words = "Share of the variance of the responses to test stimuli that a feature space predicts"
             add("split_rsquared", "splitrsquared", "spaces", Description=f"{words}; the shares add up to stat-rsquared", Units="proportion")
             add("unique_variance", "uniquevariance", "spaces", Description=f"{words} and the others do not", Units="proportion")
-        if "predictions" in plan.settings.write:
-            add(
-                "predictions",
-                "prediction",
-                "test",
-                Units="z",
-                Description="Predicted response to each test stimulus, as z of the train ones",
-            )
+        if adapted or "predictions" in plan.settings.write:
+            words = "Predicted response to each test stimulus, as z of the train ones"
+            add("predictions", "prediction", "test", Units="z", Description=words)
+        if adapted:
+            words = "Posterior standard deviation of the noiseless response to each test stimulus; NaN where the guard chose ridge"
+            add("prediction_deviation", "predictionsd", "test", Units="z", Description=words)
+    _add_questions(plan, add)
+    if adapted:
+        words = "Expected accuracy: the share of a response's variance that the weights should predict, as the context alone tells"
+        add("expected_rsquared", "expectedrsquared", Units="proportion", Description=words)
+        return rows
     add(
         "cv_rsquared", "cvrsquared", Units="proportion",
         Description="Share of the variance of the responses to train stimuli that is predicted by models that did not see them",
@@ -235,15 +243,29 @@ def output_maps(plan: Plan) -> list[MapOutput]:
     return rows
 
 
+def _add_questions(plan: Plan, add: Callable[..., None]) -> None:
+    """Maps of what a model is asked."""
+    if plan.settings.text_queries:
+        words = "Response of each unit that the weights predict for a text, less that for texts of all kinds, as z over units"
+        add("queries", "query", "queries", Units="z", Description=words)
+    if plan.settings.influence:
+        words = "How much predictions of a unit move when its response to a context stimulus moves by one"
+        add("influence", "influence", "context", Units="arbitrary", Description=words)
+    if plan.settings.predict is not None:
+        words = "Predicted response to each new stimulus, in the units of the responses"
+        add("new_predictions", "prediction", "new", desc=f"{plan.model}new", Units="arbitrary", Description=words)
+
+
 def output_tables(plan: Plan) -> list[TableOutput]:
     """Every table of a job, and the weights."""
     named = {**plan.entities, "desc": plan.model}
-    return [
-        TableOutput("trials", relative_path(named, "trials", ".tsv")),
-        TableOutput("metrics", relative_path(named, "metrics", ".tsv")),
-        TableOutput("weights", relative_path(named, "weights", ".h5")),
-        TableOutput("stimuli", "stimuli/" + build_name({"sub": plan.participant}, "stimuli", ".tsv")),
-    ]
+    tables = [TableOutput(key, relative_path(named, key, ".tsv")) for key in ("trials", "metrics")]
+    tables.append(TableOutput("weights", relative_path(named, "weights", ".h5")))
+    if plan.settings.model is not None:
+        tables.append(TableOutput("contexts", relative_path(named, "contexts", ".tsv")))
+    if plan.settings.predict is not None:
+        tables.append(TableOutput("new", relative_path({**named, "desc": f"{plan.model}new"}, "trials", ".tsv")))
+    return [*tables, TableOutput("stimuli", "stimuli/" + build_name({"sub": plan.participant}, "stimuli", ".tsv"))]
 
 
 def recorded_settings(settings: EncodeSettings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from conform_bids.encode.numerics.mixture import PriorModel
 from conform_bids.encode.numerics.population import PopulationModel
 from conform_bids.errors import MissingInputError, UnusableInputError
 
-__all__ = ["MODEL_VERSION", "ModelCard", "read_model", "write_model"]
+__all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_model", "write_model"]
 
 MODEL_VERSION = 1
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
@@ -102,6 +102,45 @@ def write_model(folder: Path, model: PopulationModel, card: ModelCard) -> list[P
     return [folder / name for name in (_ARRAYS, _README, _CARD)]
 
 
+def find_model(folder: Path) -> tuple[Path, Path]:
+    """Card and arrays of the model in a folder, or in ``model`` of it.
+
+    Raises
+    ------
+    MissingInputError
+        When there is none.
+    """
+    folder = folder if (folder / _CARD).is_file() or not (folder / "model" / _CARD).is_file() else folder / "model"
+    absent = [name for name in (_CARD, _ARRAYS) if not (folder / name).is_file()]
+    if absent:
+        raise MissingInputError(
+            f"{folder}: no {absent[0]}; a population model is what conform-encode writes to OUT/model at the level group"
+        )
+    return folder / _CARD, folder / _ARRAYS
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read what a model is, without its arrays.
+
+    Raises
+    ------
+    MissingInputError
+        When there is none.
+    UnusableInputError
+        When it is broken, of a later version, or of an engine that is not known.
+    """
+    path, _ = find_model(folder)
+    try:
+        card = ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+        if card.version > MODEL_VERSION:
+            raise UnusableInputError(f"{path.parent}: a model of version {card.version}; this conform reads up to {MODEL_VERSION}")
+        if card.engine not in _ENGINES:
+            raise UnusableInputError(f"{path.parent}: a model of the engine {card.engine!r}; this conform knows {', '.join(_ENGINES)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise _broken(path.parent, error) from error
+    return card
+
+
 def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
     """Read a model.
 
@@ -114,24 +153,19 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = folder if (folder / _CARD).is_file() or not (folder / "model" / _CARD).is_file() else folder / "model"
-    absent = [name for name in (_CARD, _ARRAYS) if not (folder / name).is_file()]
-    if absent:
-        raise MissingInputError(
-            f"{folder}: no {absent[0]}; a population model is what conform-encode writes to OUT/model at the level group"
-        )
+    card, (_, path) = read_card(folder), find_model(folder)
     try:
-        card = ModelCard(**json.loads((folder / _CARD).read_text(encoding="utf-8")))
-        if card.version > MODEL_VERSION:
-            raise UnusableInputError(f"{folder}: a model of version {card.version}; this conform reads up to {MODEL_VERSION}")
-        with safe_open(folder / _ARRAYS, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        engine = _ENGINES[card.engine]
-        model: PopulationModel = engine.from_state(arrays, settings)
+        model: PopulationModel = _ENGINES[card.engine].from_state(arrays, settings)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UnusableInputError(f"{folder}: not a population model, or broken ({type(error).__name__}: {error})") from error
+        raise _broken(path.parent, error) from error
     return model, card
+
+
+def _broken(folder: Path, error: Exception) -> UnusableInputError:
+    return UnusableInputError(f"{folder}: not a population model, or broken ({type(error).__name__}: {error})")
 
 
 def _describe(card: ModelCard) -> str:

@@ -13,6 +13,8 @@ from conform_bids.bids.selection import Selection
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.files import Plan
+from conform_bids.encode.model_files import read_card
+from conform_bids.encode.questions import check_questions
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.jobs import ParticipantPlan, Resources
@@ -21,6 +23,8 @@ __all__ = ["plan_participant"]
 
 MAKERS = ("conform-psn", "conform-align", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
+EXPLAINED = ("prior",)
+"""Engines that tell which context stimuli shaped a unit."""
 BASE_GB = 0.8
 BACKBONE_GB = 0.7
 N_FEATURES = 2000
@@ -48,6 +52,8 @@ def plan_participant(
     n_spaces = len(tables) + (settings.chosen_backbone is not None)
     if settings.estimator == "banded" and n_spaces < 2:
         raise UsageError(f"--estimator banded needs two feature spaces or more; there is {n_spaces}")
+    check_questions(settings, tables)
+    seen = _check_person(participant, settings)
     folder = _stimuli_dir(dataset, settings)
     found = find_responses(
         dataset, participant, selection, makers=MAKERS, preferred=PREFERRED, desc=settings.input_desc, split=settings.split
@@ -55,7 +61,7 @@ def plan_participant(
     warnings: list[str] = []
     jobs = []
     for responses in found:
-        notes = _notes(responses, settings)
+        notes = [*seen, *_notes(responses, settings)]
         warnings += [f"{responses.labels}: {note}" for note in notes]
         has_split = responses.splits != {"n/a"}
         plan = Plan(
@@ -82,6 +88,26 @@ def plan_participant(
         )
         jobs.append(_with_memory(plan))
     return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+
+
+def _check_person(participant: str, settings: EncodeSettings) -> list[str]:
+    """Whether a population model may be tested on a person: not if it was trained on that one."""
+    if settings.model is None:
+        return []
+    card = read_card(settings.model)
+    if settings.influence and card.engine not in EXPLAINED:
+        raise UsageError(f"--influence: models of the engine {card.engine} have none; those of {', '.join(EXPLAINED)} have")
+    name = f"sub-{participant}"
+    if name in card.people:
+        if not settings.allow_seen:
+            raise UsageError(
+                f"{name}: the model in {settings.model} was trained on this person ({len(card.people)} people: {', '.join(card.people[:5])}"
+                f"{', ...' if len(card.people) > 5 else ''}), so that scores would not be those of a new person; --allow-seen goes on "
+                "(also where it is another person of the same label)"
+            )
+        return [f"THE MODEL WAS TRAINED ON {name}: its scores are not those of a new person"]
+    alike = [person for person in card.people if person.endswith(participant)]
+    return [f"the model was trained on {alike[0]}: see that this is another person than {name}"] if alike else []
 
 
 def _stimuli_dir(dataset: Dataset, settings: EncodeSettings) -> Path | None:

@@ -164,7 +164,7 @@ def _find(output_dir: Path, participant: str) -> tuple[list[_Fitted], list[str]]
     for path in sorted(folder.glob("*_desc-*_metrics.json"), key=lambda path: natural_key(path.name)):
         try:
             name = parse_name(path)
-            if name.entities.get("desc") not in ESTIMATORS:
+            if name.entities.get("desc") not in (*ESTIMATORS, "population"):
                 continue
             table = read_tsv(path.with_suffix(".tsv"), required=("metric", "value", "low", "high"), quoted=False)
             columns = [[_number(cell) for cell in table[key]] for key in ("value", "low", "high")]

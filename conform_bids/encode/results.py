@@ -3,95 +3,83 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from conform_bids import __version__
 from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.weights import EncodingWeights, write_weights
+from conform_bids.encode.adapt import adapt_person
 from conform_bids.encode.files import Plan, recorded_settings
+from conform_bids.encode.fitted import Array, Fitted, LinearModel, median, standardise
 from conform_bids.encode.load import Loaded
 from conform_bids.encode.numerics.banded import BandedFit, fit_banded, split_rsquared
 from conform_bids.encode.numerics.reduction import Reduction, fit_reduction
 from conform_bids.encode.numerics.ridge import contiguous_folds, default_alphas, fit_ridge
 from conform_bids.encode.numerics.scoring import Interval, bootstrap_medians, coefficient_of_determination, score_units
+from conform_bids.encode.questions import ask
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute
 
 __all__ = ["fit_and_store"]
 
 _LOGGER = logging.getLogger("nipype.interface")
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class _Model:
-    """A fitted model in terms of the features as they were given.
+class _Model(LinearModel):
+    """A linear model that was cross-validated.
 
     Attributes
     ----------
-    weights : list of (n_features, n_units) arrays
-        One a feature space.
-    intercept : (n_units,) array
     alpha : (n_units,) or (n_spaces, n_units) array
     cv_rsquared : (n_units,) array
     """
 
-    weights: list[Array]
-    intercept: Array
     alpha: Array
     cv_rsquared: Array
 
-    def parts(self, features: Sequence[Array]) -> list[Array]:
-        """Prediction by each feature space, without the intercept."""
-        return [np.asarray(space, dtype=np.float32) @ weights for space, weights in zip(features, self.weights, strict=True)]
-
 
 def fit_and_store(plan: Plan, loaded: Loaded, folder: Path, compute: Compute) -> list[Path]:
-    """Fit the model of a plan, score it, and write everything to ``folder``.
+    """Fit the model of a plan (or adapt a population model), score it, ask it what is asked, and write everything to ``folder``.
 
     Returns
     -------
     list of Path
-        Arrays by the names of `output_maps`, ``weights.h5``, ``metrics.tsv``, ``facts.json``.
+        Arrays by the names of `output_maps`, ``weights.h5``, ``metrics.tsv``, ``facts.json``, and tables by the keys of `output_tables`.
 
     Raises
     ------
     UnusableInputError
-        When features cannot be fitted on: constant, or of fewer dimensions than components are asked for.
+        When features cannot be fitted on: constant, of fewer dimensions than components are asked for, or not those of the model.
     """
-    standard, mean, scale = _standardise(loaded.responses)
+    fitted = _fit_person(plan, loaded, compute) if plan.settings.model is None else adapt_person(plan, loaded)
+    ask(plan, loaded, fitted, compute)
+    return _write(plan, loaded, fitted, folder)
+
+
+def _fit_person(plan: Plan, loaded: Loaded, compute: Compute) -> Fitted:
+    """Ridge or banded ridge of this person alone."""
+    standard, mean, scale = standardise(loaded.responses)
     train = [np.asarray(space[: loaded.n_train]) for space in loaded.features]
     test = [np.asarray(space[loaded.n_train :]) for space in loaded.features]
     reductions = _reduce(plan, loaded, train)
     reduced = [space if how is None else how.apply(space) for space, how in zip(train, reductions, strict=True)]
     model = _expand(_fit(plan, reduced, standard, compute), reductions)
     arrays: dict[str, Array] = {"alpha": model.alpha, "cv_rsquared": model.cv_rsquared}
-    numbers = {"median_cv_rsquared": Interval(_median(model.cv_rsquared))}
+    numbers = {"median_cv_rsquared": Interval(median(model.cv_rsquared))}
     if plan.has_held_out:
         measured = (np.asarray(loaded.observed) - mean) / scale
-        parts = model.parts(test)
-        predicted = sum(parts[1:], parts[0]) + model.intercept
+        predicted = model.predict(test)
         arrays |= {**score_units(predicted, measured, loaded.ceiling), "noiseceiling": loaded.ceiling, "predictions": predicted}
         numbers |= bootstrap_medians(predicted, measured, loaded.ceiling, n_resamplings=plan.settings.bootstraps, seed=plan.random_seed)
         if plan.settings.estimator == "banded":
             arrays |= _shares(plan, model, reduced, standard, train, test, reductions, measured, compute)
-    return _write(plan, loaded, model, mean, scale, arrays, numbers, folder)
-
-
-def _standardise(responses: Array) -> tuple[Array, Array, Array]:
-    """Responses z-scored over train stimuli, their mean and standard deviation; NaN where a unit does not vary or is not finite."""
-    mean: Array = np.asarray(np.mean(responses, axis=0, dtype=np.float64))
-    spread: Array = np.asarray(np.std(responses, axis=0, dtype=np.float64))
-    with np.errstate(invalid="ignore"):
-        scale = np.where(spread > 16 * np.finfo(np.float32).eps * np.abs(mean), spread, np.nan)
-    return ((responses - mean) / scale).astype(np.float32), mean, scale
+    return Fitted(model, mean, scale, arrays, numbers)
 
 
 def _reduce(plan: Plan, loaded: Loaded, train: Sequence[Array]) -> list[Reduction | None]:
@@ -169,27 +157,39 @@ def _shares(
     return {"split_rsquared": shares, "unique_variance": unique}
 
 
-def _median(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else float("nan")
-
-
-def _write(
-    plan: Plan,
-    loaded: Loaded,
-    model: _Model,
-    mean: Array,
-    scale: Array,
-    arrays: Mapping[str, Array],
-    numbers: Mapping[str, Interval],
-    folder: Path,
-) -> list[Path]:
+def _write(plan: Plan, loaded: Loaded, fitted: Fitted, folder: Path) -> list[Path]:
     paths = []
-    for name, values in arrays.items():
+    for name, values in fitted.arrays.items():
         paths.append(folder / f"{name}.npy")
         np.save(paths[-1], np.asarray(values, dtype=np.float32), allow_pickle=False)
-    names = tuple(name for card in loaded.cards for name in card["feature_names"])
-    space_of = np.repeat(np.arange(len(loaded.cards)), [len(card["feature_names"]) for card in loaded.cards])
+    for name, table in fitted.tables.items():
+        paths.append(folder / f"{name}.tsv")
+        write_tsv(table, paths[-1])
+    paths.append(folder / "weights.h5")
+    write_weights(_weights(plan, loaded, fitted), paths[-1])
+    known = np.isfinite(fitted.model.intercept)
+    counts = {
+        "n_units": len(known),
+        "n_units_fitted": int(known.sum()),
+        "n_train_stimuli": loaded.n_train,
+        "n_test_stimuli": len(loaded.observed),
+        "n_features": sum(len(card["feature_names"]) for card in loaded.cards),
+    }
+    rows = [(name, item.value, item.low, item.high) for name, item in fitted.numbers.items()]
+    rows += [(name, float(count), float("nan"), float("nan")) for name, count in counts.items()]
+    write_tsv(pd.DataFrame(rows, columns=["metric", "value", "low", "high"]), folder / "metrics.tsv")
+    (folder / "spaces.txt").write_text("".join(f"{card['name']}\n" for card in loaded.cards), encoding="utf-8")
+    notes = [*plan.notes, *loaded.notes, *fitted.notes]
+    if not known.all():
+        notes.append(f"{int((~known).sum())} of {len(known)} units do not vary over train stimuli, or are not finite: they have no model")
+    for note in notes:
+        _LOGGER.info("%s: %s", plan.name, note)
+    write_json({"notes": notes, "fields": dict(fitted.facts)}, folder / "facts.json")
+    return [*paths, *(folder / name for name in ("metrics.tsv", "spaces.txt", "facts.json"))]
+
+
+def _weights(plan: Plan, loaded: Loaded, fitted: Fitted) -> EncodingWeights:
+    """The model as it is shared: it predicts from features alone."""
     attributes = {
         "software": f"conform-encode {__version__}",
         "model": plan.model,
@@ -197,27 +197,8 @@ def _write(
         "grid_hash": loaded.space.grid_hash,
         "units_of_prediction": "of the responses that were fitted",
     }
+    names = tuple(name for card in loaded.cards for name in card["feature_names"])
+    space_of = np.repeat(np.arange(len(loaded.cards)), [len(card["feature_names"]) for card in loaded.cards])
     cards = tuple({key: value for key, value in card.items() if key != "feature_names"} for card in loaded.cards)
-    weights = EncodingWeights(
-        np.concatenate(model.weights), model.intercept, mean, scale, names, space_of, cards, attributes, recorded_settings(plan.settings)
-    )
-    write_weights(weights, folder / "weights.h5")
-    fitted = np.isfinite(model.intercept)
-    counts = {
-        "n_units": len(fitted),
-        "n_units_fitted": int(fitted.sum()),
-        "n_train_stimuli": loaded.n_train,
-        "n_test_stimuli": len(loaded.observed),
-        "n_features": len(names),
-    }
-    rows = [(name, item.value, item.low, item.high) for name, item in numbers.items()]
-    rows += [(name, float(count), float("nan"), float("nan")) for name, count in counts.items()]
-    write_tsv(pd.DataFrame(rows, columns=["metric", "value", "low", "high"]), folder / "metrics.tsv")
-    (folder / "spaces.txt").write_text("".join(f"{card['name']}\n" for card in loaded.cards), encoding="utf-8")
-    notes = [*plan.notes, *loaded.notes]
-    if not fitted.all():
-        notes.append(f"{int((~fitted).sum())} of {len(fitted)} units do not vary over train stimuli, or are not finite: they have no model")
-    for note in notes:
-        _LOGGER.info("%s: %s", plan.name, note)
-    write_json({"notes": notes}, folder / "facts.json")
-    return [*paths, *(folder / name for name in ("weights.h5", "metrics.tsv", "spaces.txt", "facts.json"))]
+    weights, settings = np.concatenate(fitted.model.weights), recorded_settings(plan.settings)
+    return EncodingWeights(weights, fitted.model.intercept, fitted.mean, fitted.scale, names, space_of, cards, attributes, settings)

@@ -29,6 +29,7 @@ __all__ = ["METHODS_IN_WORDS", "save_outputs"]
 METHODS_IN_WORDS = {
     "ridge": "Ridge regression, the penalty of each unit by cross-validation over train stimuli",
     "banded": "Banded ridge regression, a penalty for each feature space and unit by cross-validation over train stimuli",
+    "population": "Posterior of a population model given some train stimuli, or ridge regression on these where a guard prefers it",
 }
 _METRICS = {
     "Description": "Scores over units and test stimuli",
@@ -36,6 +37,20 @@ _METRICS = {
     "value": {"Description": "The number; n/a where it could not be computed."},
     "low": {"Description": "Lower end of the 95 percent interval, by resampling test stimuli; n/a without one."},
     "high": {"Description": "Upper end of it."},
+}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "contexts": {
+        "Description": "Train stimuli that the population model was shown",
+        "draw": {"Description": "Context, from 1; weights and maps are of the first."},
+        "stim_id": CONDITIONS_DESCRIPTION["stim_id"],
+        "content_id": CONDITIONS_DESCRIPTION["content_id"],
+    },
+    "new": {
+        "Description": "New stimuli whose responses were predicted",
+        "condition": {"Description": "Index of the stimulus, and of its volume or map, from 0."},
+        "stim_id": CONDITIONS_DESCRIPTION["stim_id"],
+        "sha256": {"Description": "Of the stimulus file; n/a where not known."},
+    },
 }
 _WEIGHTS = {
     "Description": "Weights of the features for each unit: conform_bids.bids.weights.read_weights reads them and predicts new stimuli",
@@ -69,6 +84,7 @@ class _Context:
             "SplitGiven": plan.has_split,
             "FitIncludesTest": not plan.has_held_out,
             "FittedStimuliHash": hash_stimuli(loaded.conditions["stim_id"][: loaded.n_train]),
+            **self.facts["fields"],
         }
 
 
@@ -105,6 +121,13 @@ def _map_names(context: _Context, row: MapOutput) -> list[str]:
         return [f"condition-{k:05d} {name}" for k, name in zip(tested["condition"], tested["stim_id"], strict=True)]
     if row.rows == "spaces":
         return [str(card["name"]) for card in context.loaded.cards]
+    if row.rows == "queries":
+        return [str(query["text"]) for query in context.facts["fields"]["Queries"]]
+    if row.rows == "context":
+        table = read_tsv(context.results["contexts.tsv"], quoted=False)
+        return [str(name) for name in table.loc[table["draw"].astype(int) == 1, "stim_id"]]
+    if row.rows == "new":
+        return [str(name) for name in read_tsv(context.results["new.tsv"], quoted=False)["stim_id"]]
     return [str(row.fields["Description"])[:60]]
 
 
@@ -116,7 +139,9 @@ def _save_map(context: _Context, row: MapOutput, n_threads: int) -> list[Path]:
     fields: dict[str, Any] = {**row.fields, **context.fields, "Masked": True, "Settings": recorded_settings(plan.settings)}
     if row.rows == "test":
         fields["TrialTable"] = "bids::" + next(table.path for table in output_tables(plan) if table.key == "trials")
-    if row.rows == "spaces":
+    if row.rows == "new":
+        fields["TrialTable"] = "bids::" + next(table.path for table in output_tables(plan) if table.key == "new")
+    if row.rows in ("spaces", "queries", "context"):
         fields["MapsAreOf"] = _map_names(context, row)
     fields["Notes"] = list(context.facts["notes"]) or None
     written = list(paths)
@@ -141,6 +166,9 @@ def _save_table(context: _Context, table: TableOutput) -> list[Path]:
     elif table.key == "metrics":
         write_tsv(read_tsv(context.results["metrics.tsv"], quoted=False).fillna("n/a"), path)
         content = {**_METRICS, **context.fields, "Notes": list(context.facts["notes"]) or None}
+    elif table.key in _OTHERS:
+        write_tsv(read_tsv(context.results[f"{table.key}.tsv"], quoted=False).fillna("n/a"), path)
+        content = {**_OTHERS[table.key], **context.fields}
     else:
         write_tsv(_conditions(context.loaded), path)
         content = {**CONDITIONS_DESCRIPTION, **context.fields}

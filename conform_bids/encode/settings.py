@@ -8,10 +8,13 @@ from pathlib import Path
 from conform_bids.errors import UsageError
 from conform_bids.options import option, validate
 
-__all__ = ["DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "WRITABLE", "EncodeSettings"]
+__all__ = ["CONTEXT_STRATEGIES", "DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "MIN_CONTEXT", "WRITABLE", "EncodeSettings"]
 
 ESTIMATORS = ("ridge", "banded")
 ENGINES = ("prior",)
+CONTEXT_STRATEGIES = ("random", "diverse", "first")
+MIN_CONTEXT = 4
+"""Stimuli that the guard of a population model needs."""
 WRITABLE = ("predictions",)
 DEFAULT_BACKBONE = "efficientnet-lite0"
 _INPUT = "input"
@@ -19,6 +22,8 @@ _FEATURES = "features"
 _MODEL = "model"
 _OUTPUT = "output"
 _POPULATION = "population model"
+_NEW_PERSON = "a new person"
+_QUERIES = "questions to a model"
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,57 @@ class EncodeSettings:
         metavar="K",
         group=_POPULATION,
     )
-    draws: int = option(5, "Contexts of each size that are drawn.", minimum=1, maximum=1000, group=_POPULATION)
+    draws: int = option(
+        5,
+        "Random contexts of each size that are drawn; of a new person, maps and weights are of the first, and scores of all.",
+        minimum=1,
+        maximum=1000,
+        group=_POPULATION,
+    )
+
+    model: Path | None = option(
+        None,
+        "Population model (what the level group wrote to model/) that learns each participant in context, instead of a fit to the "
+        "participant alone. A guard falls back to ridge regression where the model does not suit the participant.",
+        metavar="DIR",
+        group=_NEW_PERSON,
+    )
+    context: str = option(
+        "all", "Train stimuli of the participant that the population model is shown; at least 4.", metavar="K|all", group=_NEW_PERSON
+    )
+    context_strategy: str = option(
+        "random",
+        "Which train stimuli these are: drawn at random, each as unlike those before it as there is (diverse), or the first by stim_id.",
+        choices=CONTEXT_STRATEGIES,
+        group=_NEW_PERSON,
+    )
+    allow_seen: bool = option(
+        False, "Go on where the population model was trained on the participant, whose scores then are no scores of a new person.",
+        group=_NEW_PERSON,
+    )  # fmt: skip
+
+    text_queries: tuple[str, ...] = option(
+        (),
+        "Map where the brain would respond to a text: words, or files with one a line. It needs features that share a space with text: "
+        "efficientnet-lite0 (names of ImageNet's classes) or open_clip.",
+        metavar="FILE|WORD",
+        group=_QUERIES,
+    )
+    rois: tuple[str, ...] = option(
+        (),
+        "Masks in the space of the responses, by the text query that they should be found by: AUC and top-1 accuracy are computed.",
+        metavar="WORD=FILE",
+        group=_QUERIES,
+    )
+    influence: bool = option(
+        False, "With --model: how much each context stimulus shapes each unit's weights, as maps and a contact sheet.", group=_QUERIES
+    )
+    predict: Path | None = option(
+        None,
+        "Predict the responses to new stimuli: a table of their features, or (with a backbone) a folder of the stimulus files.",
+        metavar="FILE|DIR",
+        group=_QUERIES,
+    )
 
     def __post_init__(self) -> None:
         validate(self)
@@ -146,11 +201,51 @@ class EncodeSettings:
             raise UsageError("--estimator banded needs two feature spaces or more: name several --features, or a folder of them")
         if self.stimuli_dir is not None and self.chosen_backbone is None:
             raise UsageError("--stimuli-dir has no effect here: features are read from --features; it needs --backbone")
+        self._check_context()
+        self._check_questions()
+
+    def _check_context(self) -> None:
+        """Options that belong to a population model."""
+        if self.model is None:
+            given = {"--context": self.context != "all", "--context-strategy": self.context_strategy != "random"}
+            given |= {"--allow-seen": self.allow_seen, "--influence": self.influence}
+            for flag, there in given.items():
+                if there:
+                    raise UsageError(f"{flag} has no effect without --model")
+            return
+        if self.context != "all" and not (self.context.isdecimal() and self.context.isascii() and int(self.context) >= MIN_CONTEXT):
+            raise UsageError(f"--context {self.context}: it is `all`, or a number of stimuli from {MIN_CONTEXT}")
+        own = {"--estimator": self.estimator != "ridge", "--folds": bool(self.folds), "--alphas": bool(self.alphas)}
+        own |= {"--components": bool(self.components)}
+        for flag, there in own.items():
+            if there:
+                raise UsageError(f"{flag} has no effect with --model: the population model brings its own")
+
+    def _check_questions(self) -> None:
+        """Options that ask a model something."""
+        words = [text.partition("=")[0] for text in self.rois]
+        for text, word in zip(self.rois, words, strict=True):
+            if not word or not text.partition("=")[2]:
+                raise UsageError(f"--rois {text}: it is a text query and the file of a mask, WORD=FILE")
+            if words.count(word) > 1:
+                raise UsageError(f"--rois: {word!r} is named twice")
+        if self.rois and not self.text_queries:
+            raise UsageError("--rois has no effect without --text-queries")
 
     @property
     def chosen_backbone(self) -> str | None:
         """What computes features; None where tables are read alone."""
         return self.backbone or (None if self.features else DEFAULT_BACKBONE)
+
+    @property
+    def n_context(self) -> int | None:
+        """Stimuli that a population model is shown; None for all."""
+        return None if self.context == "all" else int(self.context)
+
+    @property
+    def n_draws(self) -> int:
+        """Contexts of a new person that differ."""
+        return self.draws if self.n_context is not None and self.context_strategy == "random" else 1
 
     @property
     def n_spaces_at_most(self) -> float:

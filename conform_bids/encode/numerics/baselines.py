@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from conform_bids.encode.numerics.population import Adapted, Context, FloatArray, TrainingPerson
 
-__all__ = ["ALPHAS", "GroupAverage", "fit_group_average", "nested_loo_residuals", "ridge"]
+__all__ = ["ALPHAS", "GroupAverage", "fit_group_average", "nested_loo_residuals", "ridge", "ridge_gains"]
 
 ALPHAS = tuple(float(a) for a in np.geomspace(1e-3, 1e3, 13))
 """Penalties, as multiples of the mean eigenvalue of the stimuli's kernel times the number of stimuli."""
@@ -88,6 +88,36 @@ def ridge(context: Context, intercept: bool = False, shared: bool = False) -> Ad
     kind = context.responses.dtype if context.responses.dtype == np.float32 else np.dtype(np.float64)
     bias = (y.mean(axis=0) if intercept else 0.0) - kernel.centre @ weights
     return Adapted(weights.astype(kind), bias.astype(kind), share.astype(kind))
+
+
+def ridge_gains(context: Context, projection: FloatArray) -> FloatArray:
+    """Norm of the derivative of each unit's ridge weights by its response to each stimulus, at the penalty that `ridge` chooses.
+
+    Parameters
+    ----------
+    context : Context
+    projection : (n_dimensions, n_features) array
+        Applied to the weights before their norm is taken.
+
+    Returns
+    -------
+    (n_context, n_units) array
+
+    Raises
+    ------
+    ValueError
+        With fewer than three stimuli.
+    """
+    _check(context)
+    kernel, y = _Kernel.of(context.features, False), np.asarray(context.responses, dtype=np.float64)
+    back = projection @ kernel.centred.T
+    best, gains = np.full(y.shape[1], np.inf), np.zeros_like(y)
+    for penalty in kernel.penalties:
+        inverse = kernel.inverse(penalty)
+        error = ((inverse @ y / np.diag(inverse)[:, None]) ** 2).sum(axis=0)
+        better = error < best
+        best[better], gains[:, better] = error[better], np.linalg.norm(back @ inverse, axis=0)[:, None]
+    return gains
 
 
 def _improves(error: FloatArray, best: FloatArray, shared: bool) -> npt.NDArray[np.bool_]:
