@@ -263,11 +263,25 @@ def _show(value: Any) -> str:
 
 
 def _fingerprint(flag: str, path: Path) -> str:
+    """A file's name and content; of a folder, which may hold thousands of stimuli, the names and sizes of its files."""
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = _listing(path) if path.is_dir() else path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
     except OSError as error:
         raise MissingInputError(f"{flag}: {path}: {error.strerror or error}") from error
     return f"{path.name} (sha256 {digest[:16]})"
+
+
+def _listing(folder: Path) -> bytes:
+    """Names and sizes of all files of a folder that are not hidden."""
+    lines = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                path = Path(place, name)
+                lines.append(f"{path.relative_to(folder).as_posix()} {path.stat().st_size if path.exists() else 'absent'}")
+    return "\n".join(lines).encode(errors="surrogateescape")
 
 
 def _holds_results(output_dir: Path) -> bool:

@@ -95,10 +95,9 @@ class DrawFigures(ConformInterface):
 
     def compute(self) -> Mapping[str, Any]:
         """Draw the figures of the fit."""
+        from conform_bids.encode.figures import draw_figures
         from conform_bids.encode.load import read_loaded
-        from conform_bids.encode.report import draw_figures
 
         loaded = read_loaded([Path(path) for path in self.inputs.loaded])
         results = {Path(path).name: Path(path) for path in self.inputs.results}
-        plan = Plan.from_identity(self.job)
-        return {"files": [str(path) for path in draw_figures(results, loaded.space, plan.entities, plan.output_dir)]}
+        return {"files": [str(path) for path in draw_figures(results, loaded, Plan.from_identity(self.job))]}

@@ -99,7 +99,10 @@ def load_inputs(plan: Plan, folder: Path, compute: Compute) -> list[Path]:
     spaces, known = gather_features(plan, stimuli, compute, _cache(folder))
     notes = _set_aside(plan, conditions, known)
     held = conditions["split"].isin(HELD_OUT).to_numpy(dtype=bool)
-    train, test = np.flatnonzero(known & ~held), np.flatnonzero(known & held)
+    leaks = _same_content(conditions, held)
+    if leaks.any():
+        notes.append(f"{int(leaks.sum())} train stimuli have the content of a test stimulus under another name: they are left out")
+    train, test = np.flatnonzero(known & ~held & ~leaks), np.flatnonzero(known & held)
     _check_numbers(plan, len(train), len(test))
     rows = np.concatenate([train, test])
     paths = _write_features(folder, spaces, rows)
@@ -133,6 +136,12 @@ def draw_test(conditions: pd.DataFrame, fraction: float, seed: int) -> pd.DataFr
     n_test = min(len(names) - 1, max(1, round(fraction * len(names))))
     drawn = set(np.random.default_rng(seed).permutation(names)[:n_test].tolist())
     return conditions.assign(split=["test" if name in drawn else "train" for name in identity])
+
+
+def _same_content(conditions: pd.DataFrame, held: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Train stimuli that are a held-out stimulus by another name."""
+    contents = set(conditions.loc[held, "content_id"]) - {"n/a"}
+    return np.asarray(~held & conditions["content_id"].isin(contents).to_numpy(dtype=bool))
 
 
 def _set_aside(plan: Plan, conditions: pd.DataFrame, known: npt.NDArray[np.bool_]) -> list[str]:

@@ -80,11 +80,15 @@ class ModelCard:
         if len(spaces) != len(self.feature_spaces):
             raise UnusableInputError(f"the model was trained on {len(self.feature_spaces)} feature space(s), and there are {len(spaces)}")
         for own, given in zip(self.feature_spaces, spaces, strict=True):
-            for key in ("preprocessing_hash", "n_features"):
+            for key, words in (
+                ("n_features", "there are {}, not {}"),
+                ("preprocessing_hash", "model, layer or preprocessing differ ({}, not {})"),
+            ):
                 if own[key] != given.get(key):
+                    found = words.format(*(str(value)[:12] for value in (given.get(key), own[key])))
                     raise UnusableInputError(
                         f"features {given.get('name')}: not those of the model, which are {own['name']} ({own.get('model')}, "
-                        f"{own['n_features']} features); {key} is {given.get(key)}, and has to be {own[key]}"
+                        f"{own['n_features']} features): {found}"
                     )
 
 

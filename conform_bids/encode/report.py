@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import write_tsv
-from conform_bids.bids.names import natural_key, parse_name, relative_path
+from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.sidecars import read_json
-from conform_bids.bids.spaces import Space
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.encode.settings import ESTIMATORS, EncodeSettings
 from conform_bids.errors import ConformError
@@ -35,7 +33,7 @@ from conform_bids.report.page import (
     write_page,
 )
 
-__all__ = ["describe_methods", "draw_figures", "methods", "write_group_report", "write_participant_report"]
+__all__ = ["describe_methods", "methods", "write_group_report", "write_participant_report"]
 
 _COLUMNS = {
     "median_correlation": ("Correlation", 3),
@@ -60,6 +58,20 @@ _FIGURES = {
         "Share of the variance of responses to train stimuli, predicted by models that did not see them.",
     ),
     "alpha": ("Penalty", "Penalty on the weights that was chosen, as the power of ten."),
+    "expectedrsquared": (
+        "Expected accuracy",
+        "Share of a response's variance that the weights should predict, as the context alone tells; no test stimulus was looked at.",
+    ),
+    "calibration": (
+        "Calibration of the posterior",
+        "Share of measured test responses that lie inside intervals about their predictions (posterior variance and noise), against the "
+        "intervals' probability: on the line where the model knows how wrong it is, below it where it is too sure.",
+    ),
+    "query": ("Text queries", "Responses that the weights predict for a text, less that for texts of all kinds, as z over units."),
+    "influence": (
+        "Influence of the context",
+        "The context stimuli that shape the units' weights most, and how much predictions move with their responses (mean over units).",
+    ),
     "ceiling": (
         "Scores and the noise ceiling",
         "Correlation of each unit against the root of its noise ceiling, which it cannot pass but by chance; brightness counts units.",
@@ -73,88 +85,19 @@ class _Fitted:
     """An encoding model of a person."""
 
     entities: dict[str, str]
+    desc: str
     content: dict[str, Any]
     scores: dict[str, tuple[float, float, float]]
 
     @property
     def title(self) -> str:
         """Entities in words."""
-        return " ".join(f"{key}-{label}" for key, label in self.entities.items() if key != "sub")
+        words = " ".join(f"{key}-{label}" for key, label in self.entities.items() if key != "sub")
+        return f"{words}, {self.desc}" if self.desc != "ridge" else words
 
     def value(self, name: str) -> float:
         """A score; NaN where there is none."""
         return self.scores.get(name, (float("nan"),) * 3)[0]
-
-
-def draw_figures(results: Mapping[str, Path], space: Space, entities: Mapping[str, str], output_dir: Path) -> list[Path]:
-    """Draw the figures of a fit into the participant's folder ``figures``.
-
-    Parameters
-    ----------
-    results : mapping of str to Path
-        Arrays of the fit by file name.
-    space : Space
-        What their units are.
-    entities : mapping
-        Of the outputs.
-    """
-    from conform_bids.report import figures as draw
-
-    def at(stat: str, suffix: str, extension: str) -> Path:
-        name = relative_path({**entities, "stat": stat}, suffix, extension).rsplit("/", 1)[1]
-        return output_dir / f"sub-{entities['sub']}" / "figures" / name
-
-    drawn: list[Path] = []
-    for array, stat, label, most in (
-        ("correlation", "correlation", "Correlation", 1.0),
-        ("noiseceilingnormalized", "noiseceilingnormalized", "r / root of the noise ceiling", 1.2),
-        ("cv_rsquared", "cvrsquared", "Cross-validated R2", 1.0),
-    ):
-        values = _array(results, array)
-        if values is not None and np.isfinite(values).any():
-            high = draw.robust_limit(values, most=most)
-            drawn.append(draw.plot_map(values, space, at(stat, "statmap", ".png"), draw.Scale(label, 0.0, high, start=0.18)))
-    alpha = _array(results, "alpha")
-    if alpha is not None and alpha.ndim == 1 and np.isfinite(alpha).any():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            power = np.where(alpha > 0, np.log10(alpha), np.nan)
-        low, high = float(np.nanmin(power)), float(np.nanmax(power))
-        scale = draw.Scale("Penalty (power of ten)", low, max(high, low + 1), colour_map="cividis")
-        drawn.append(draw.plot_map(power, space, at("alpha", "statmap", ".png"), scale))
-    correlation, ceiling = _array(results, "correlation"), _array(results, "noiseceiling")
-    if correlation is not None and ceiling is not None and (np.isfinite(correlation) & np.isfinite(ceiling)).any():
-        drawn.append(_plot_against_ceiling(correlation, ceiling, at("ceiling", "bold", ".png")))
-    shares = _array(results, "split_rsquared")
-    if shares is not None and "spaces.txt" in results:
-        names = results["spaces.txt"].read_text(encoding="utf-8").splitlines()
-        samples = dict(zip(names, shares, strict=True))
-        drawn.append(draw.plot_distributions(samples, at("spaces", "bold", ".svg"), xlabel="Share of R2", zero=True))
-    return drawn
-
-
-def _array(results: Mapping[str, Path], name: str) -> NDArray[np.float64] | None:
-    path = results.get(f"{name}.npy")
-    return None if path is None else np.load(path).astype(np.float64)
-
-
-def _plot_against_ceiling(correlation: NDArray[np.float64], ceiling: NDArray[np.float64], path: Path) -> Path:
-    """Correlations of units against the roots of their ceilings, counted in cells."""
-    from matplotlib.colors import LogNorm
-
-    from conform_bids.report.style import finish_axes, new_figure
-
-    known = np.isfinite(correlation) & np.isfinite(ceiling)
-    root = np.sqrt(np.clip(ceiling[known], 0, 100) / 100)
-    low = float(min(-0.2, np.floor(10 * correlation[known].min()) / 10))
-    with new_figure(path, 5.6, 4.2) as figure:
-        axes = figure.add_subplot()
-        cells = axes.hist2d(root, correlation[known], bins=[50, 60], range=((0, 1), (low, 1)), cmin=1, norm=LogNorm(), cmap="viridis")
-        axes.plot([0, 1], [0, 1], color="#c03d3e", linewidth=1.2, label="noise ceiling")
-        axes.axhline(0, color="#888888", linewidth=0.8)
-        axes.legend(loc="upper left")
-        figure.colorbar(cells[3], ax=axes, label="Units", format="%.0f")
-        finish_axes(axes, "Root of the noise ceiling", "Correlation with test responses", grid="both")
-    return path
 
 
 def _find(output_dir: Path, participant: str) -> tuple[list[_Fitted], list[str]]:
@@ -170,7 +113,11 @@ def _find(output_dir: Path, participant: str) -> tuple[list[_Fitted], list[str]]
             columns = [[_number(cell) for cell in table[key]] for key in ("value", "low", "high")]
             scores = {str(metric): values for metric, *values in zip(table["metric"], *columns, strict=True)}
             entities = {key: label for key, label in name.entities.items() if key != "desc"}
-            found.append(_Fitted(entities, read_json(path), {key: (one, two, three) for key, (one, two, three) in scores.items()}))
+            found.append(
+                _Fitted(
+                    entities, name.entities["desc"], read_json(path), {key: (one, two, three) for key, (one, two, three) in scores.items()}
+                )
+            )
         except (ConformError, OSError, ValueError) as error:
             problems.append(str(error).replace(f"{output_dir}/", ""))
     return found, problems
@@ -240,18 +187,69 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
         ("Test stimuli", str(content.get("NumberOfTestStimuli")), ""),
         ("Split given", "yes" if content.get("SplitGiven") else "no", ""),
     ]
+    rows += _population_rows(each)
     for name, (title, digits) in _COLUMNS.items():
         value, low, high = each.scores.get(name, (float("nan"),) * 3)
         if np.isfinite(low) and np.isfinite(high):
             rows.append((f"{title}, 95 % interval", f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})", "over test stimuli"))
     items: list[Item] = [Facts(rows), *(Note(str(note)) for note in content.get("Notes") or [])]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
+    texts = [str(query["text"]) for query in content.get("Queries") or []]
     for stat, (title, caption) in _FIGURES.items():
-        for path in sorted([*folder.glob(f"*_stat-{stat}_*.png"), *folder.glob(f"*_stat-{stat}_*.svg")]):
-            entities = {key: label for key, label in parse_name(path).entities.items() if key != "stat"}
-            if entities == each.entities:
-                items.append(Figure(path, caption, f"{title} of {each.title}", title))
+        for path in sorted(
+            [*folder.glob(f"*_stat-{stat}*.png"), *folder.glob(f"*_stat-{stat}*.svg")], key=lambda path: natural_key(path.name)
+        ):
+            entities = dict(parse_name(path).entities)
+            place = entities.pop("stat").removeprefix(stat)
+            if (place and stat != "query") or entities != {**each.entities, "desc": each.desc}:
+                continue
+            if stat == "query":
+                if not place.isdecimal() or not 0 < int(place) <= len(texts):
+                    continue
+                title = f"Query: {texts[int(place) - 1]}"
+            items.append(Figure(path, caption, f"{title} of {each.title}", title))
+    items += _region_table(each)
     return Section(each.title, make_anchor(each.title), items)
+
+
+def _population_rows(each: _Fitted) -> list[tuple[str, str, str]]:
+    """What is to be said of a population model."""
+    content = each.content.get("Population")
+    if not isinstance(content, dict):
+        return []
+    guard = content.get("Guard") or {}
+    rows = [
+        ("Population model", f"{content.get('Engine')}, trained on {len(content.get('TrainedOn') or [])} people", ""),
+        ("Context", f"{content.get('Context')} train stimuli ({content.get('ContextStrategy')})", f"{content.get('Draws')} drawn"),
+        ("Model used", str(content.get("ModelUsed")), "decided by the guard, from the context alone"),
+        ("Guard: left-out error over ridge's", f"{guard.get('ratio', float('nan')):.3f}", f"below {guard.get('ratio_below')} is needed"),
+    ]
+    if guard.get("evidence_gain") is not None:
+        rows.append(
+            ("Guard: evidence gained", f"{guard['evidence_gain']:+.4f} a response", f"above {guard.get('evidence_above')} is needed")
+        )
+    named = {
+        "ridge_median_correlation": "Correlation of ridge on the same context",
+        "mean_over_draws_median_correlation": "Correlation, mean over contexts",
+        "sd_over_draws_median_correlation": "Its standard deviation over contexts",
+        "median_expected_rsquared": "Expected R2, median",
+        "calibration_squared_error": "Squared error over its expected variance",
+    }
+    rows += [(title, f"{each.value(name):.3f}", "") for name, title in named.items() if np.isfinite(each.value(name))]
+    return rows
+
+
+def _region_table(each: _Fitted) -> list[Item]:
+    """How well text queries find the regions that they should."""
+    words = [name.removeprefix("query_auc_") for name in each.scores if name.startswith("query_auc_")]
+    if not words:
+        return []
+    rows: list[list[Cell]] = [
+        [word, Number(each.value(f"query_auc_{word}"), 3), Number(each.value(f"query_top1_{word}"), 3)] for word in words
+    ]
+    chance = f"{1 / len(words):.2f}"
+    note = f"Area under the curve: .5 is chance. Top-1: share of a region's units whose highest query is its own; {chance} is chance."
+    return [Table(["Region", "AUC of its query", "Top-1"], rows, note)]
 
 
 def write_group_report(output_dir: Path, participants: Sequence[str], settings: EncodeSettings, about: Mapping[str, str]) -> list[Path]:
@@ -327,11 +325,12 @@ def describe_methods(settings: EncodeSettings, version: str) -> Methods:
         "ridge": f"ridge regression, with a penalty for each unit chosen by {folds} over the train stimuli",
         "banded": f"banded ridge regression, with a penalty for each feature space and unit chosen by {folds} over the train stimuli",
     }[settings.estimator]
+    fitted = f"Each unit was modelled by {model}; the intercept was not penalised" if settings.model is None else _adaptation(settings)
     intervals = f", with 95 % intervals from {settings.bootstraps:,} resamplings of the test stimuli" if settings.bootstraps else ""
     parts = [
         f"Responses were predicted from stimulus features with conform-encode {version}, a BIDS-App [@gorgolewski2016bids; "
-        f"@gorgolewski2017bidsapps]. Features came from {' and '.join(features)}{reduced}. Each unit was modelled by {model}; "
-        "the intercept was not penalised; responses were z-scored by the mean and standard deviation of the train stimuli.",
+        f"@gorgolewski2017bidsapps]. Features came from {' and '.join(features)}{reduced}. {fitted}; responses were z-scored by the "
+        "mean and standard deviation of the train stimuli.",
         "Scores are of stimuli that the model was not fitted on, against trial averages that were not denoised where these were there: "
         "correlation, share of variance (R2), and correlation over the root of the noise ceiling [@allen2022nsd] where the ceiling was "
         f"above 10 percent{intervals}.",
@@ -340,6 +339,18 @@ def describe_methods(settings: EncodeSettings, version: str) -> Methods:
         "and drawn with Matplotlib [@hunter2007matplotlib].",
     ]
     return Methods.of("\n\n".join(parts) + "\n")
+
+
+def _adaptation(settings: EncodeSettings) -> str:
+    """How a population model learned the person."""
+    how = {"random": "drawn at random", "diverse": "chosen to be as unlike each other as they come", "first": "the first by name"}
+    shown = f"{settings.n_context} of them, {how[settings.context_strategy]}" if settings.n_context else "all of them"
+    return (
+        "Weights were not fitted: a population model that had been trained on other people was given the responses to train stimuli "
+        f"({shown}) as a context [@yu2025braincorl], and said every unit's weights. A guard used ridge regression on the same context "
+        "instead where the population model did not predict left-out stimuli of the context better than ridge did, or did not make the "
+        "responses more probable"
+    )
 
 
 methods = describe_methods

@@ -197,11 +197,11 @@ class EncodeSettings:
             raise UsageError(f"--input-desc: {self.input_desc!r} is not a BIDS label (letters and digits)")
         if self.folds == 1:
             raise UsageError("--folds 1: nothing would be left to fit on; 0 leaves every stimulus out by itself, 2 and more are folds")
+        self._check_context()
         if self.estimator == "banded" and self.n_spaces_at_most == 1:
             raise UsageError("--estimator banded needs two feature spaces or more: name several --features, or a folder of them")
         if self.stimuli_dir is not None and self.chosen_backbone is None:
             raise UsageError("--stimuli-dir has no effect here: features are read from --features; it needs --backbone")
-        self._check_context()
         self._check_questions()
 
     def _check_context(self) -> None:

@@ -67,7 +67,7 @@ def write_world(root: Path, spec: WorldSpec | None = None) -> SimpleNamespace:
         drawn = np.sqrt(1 - spec.shared) * own.standard_normal((spec.n_features, N_UNITS)) + np.sqrt(spec.shared) * common
         weights[person] = drawn / np.sqrt(spec.n_features)
         signal = features @ weights[person]
-        trials = [10 + 3 * (signal + spec.noise * own.standard_normal(signal.shape)) for _ in range(2)]
+        trials = [10 + 3 * (signal + spec.noise * own.standard_normal(signal.shape)) for _ in range(4)]
         for each in trials:
             each[:, 0] = 4.0
         split = ["train"] * (spec.stimuli - spec.test) + ["test"] * spec.test if spec.test else ["n/a"] * spec.stimuli
@@ -99,12 +99,12 @@ def _save_person(root: Path, person: str, spec: WorldSpec, trials: list[np.ndarr
         )  # fmt: skip
         table.to_csv(folder / f"{stem}_desc-conform_trials.tsv", sep="\t", index=False)
         content = {"TrialTable": f"bids::sub-{person}/func/{stem}_desc-conform_trials.tsv"}
-        _save(np.concatenate(trials), folder, f"{stem}_{SPACE}_stat-effect_desc-conform_statmap", content)
+        _save(np.concatenate(trials[:2]), folder, f"{stem}_{SPACE}_stat-effect_desc-conform_statmap", content)
         return
     table = pd.DataFrame({"condition": range(n), "stim_id": names, "n_trials": 2, "split": split, "fold": 0})
     table.to_csv(folder / f"{stem}_{SPACE}_desc-psn_trials.tsv", sep="\t", index=False)
     content = {"TrialTable": f"bids::sub-{person}/func/{stem}_{SPACE}_desc-psn_trials.tsv"}
-    for desc, values in (("psn", np.mean(trials, axis=0)), ("trialavg", trials[0])):
+    for desc, values in (("psn", np.mean(trials[:2], axis=0)), ("trialavg", np.mean(trials[2:], axis=0))):
         _save(values, folder, f"{stem}_{SPACE}_stat-effect_desc-{desc}_statmap", content)
     _save(np.full((1, N_UNITS), 1 / spec.noise), folder, f"{stem}_{SPACE}_stat-ncsnr_desc-psn_statmap", {})
 

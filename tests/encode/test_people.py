@@ -92,7 +92,7 @@ def test_a_model_comes_back_from_the_disk(population: SimpleNamespace, tmp_path:
     np.testing.assert_allclose(again.adapt(context).weights, model.adapt(context).weights, rtol=1e-6)
     assert "| n_context | engine | correlation |" in (tmp_path / "model" / "README.md").read_text()
     card.check_features([{"name": "mine", "n_features": 8, "preprocessing_hash": "x"}])
-    with pytest.raises(UnusableInputError, match="preprocessing_hash"):
+    with pytest.raises(UnusableInputError, match="preprocessing differ"):
         card.check_features([{"name": "mine", "n_features": 8, "preprocessing_hash": "z"}])
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x80\x04 no pickle")
     with pytest.raises(UnusableInputError, match="not a population model"):
