@@ -85,6 +85,7 @@ def _array(results: Mapping[str, Path], name: str) -> NDArray[np.float64] | None
 def _plot_against_ceiling(correlation: NDArray[np.float64], ceiling: NDArray[np.float64], path: Path) -> Path:
     """Correlations of units against the roots of their ceilings, counted in cells."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import NullFormatter
 
     from conform_bids.report.style import finish_axes, new_figure
 
@@ -97,7 +98,8 @@ def _plot_against_ceiling(correlation: NDArray[np.float64], ceiling: NDArray[np.
         axes.plot([0, 1], [0, 1], color="#c03d3e", linewidth=1.2, label="noise ceiling")
         axes.axhline(0, color="#888888", linewidth=0.8)
         axes.legend(loc="upper left")
-        figure.colorbar(cells[3], ax=axes, label="Units", format="%.0f")
+        bar = figure.colorbar(cells[3], ax=axes, label="Units", format="%.0f")
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())  # the default one writes powers as TeX
         finish_axes(axes, "Root of the noise ceiling", "Correlation with test responses", grid="both")
     return path
 

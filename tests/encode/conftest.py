@@ -38,6 +38,12 @@ class WorldSpec:
     seed: int = 0
     shared: float = 0.0
     """Share of the variance of weights that people have in common, the same for all units."""
+    features: np.ndarray | None = None
+    """Of the stimuli, instead of random ones."""
+    tuning: np.ndarray | None = None
+    """Weights of all people, (n_features, N_UNITS), instead of random ones."""
+    model: str = "truth"
+    """What made the features, for their card."""
 
 
 def _json(path: Path, content: dict[str, Any]) -> None:
@@ -55,7 +61,8 @@ def write_world(root: Path, spec: WorldSpec | None = None) -> SimpleNamespace:
     """A derivative, a table of features in another order than the responses, and the weights."""
     spec = spec or WorldSpec()
     rng = np.random.default_rng(spec.seed)
-    features = rng.standard_normal((spec.stimuli, spec.n_features)).astype(np.float32)
+    drawn_features = rng.standard_normal((spec.stimuli, spec.n_features)).astype(np.float32)
+    features = drawn_features if spec.features is None else spec.features.astype(np.float32)
     names = [f"s{k:03d}.png" for k in range(spec.stimuli)]
     hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
     described = {"Name": "outputs", "BIDSVersion": "1.11.1", "DatasetType": "derivative"}
@@ -65,7 +72,7 @@ def write_world(root: Path, spec: WorldSpec | None = None) -> SimpleNamespace:
     for person in spec.people:
         own = np.random.default_rng([spec.seed, int(person)])
         drawn = np.sqrt(1 - spec.shared) * own.standard_normal((spec.n_features, N_UNITS)) + np.sqrt(spec.shared) * common
-        weights[person] = drawn / np.sqrt(spec.n_features)
+        weights[person] = drawn / np.sqrt(spec.n_features) if spec.tuning is None else spec.tuning
         signal = features @ weights[person]
         trials = [10 + 3 * (signal + spec.noise * own.standard_normal(signal.shape)) for _ in range(4)]
         for each in trials:
@@ -76,7 +83,7 @@ def write_world(root: Path, spec: WorldSpec | None = None) -> SimpleNamespace:
         stimuli = pd.DataFrame({"stim_id": names, "stim_file": names, "sha256": hashes})
         stimuli.to_csv(folder / "stimuli" / f"sub-{person}_stimuli.tsv", sep="\t", index=False)
     order = rng.permutation(spec.stimuli)
-    card = FeatureCard("truth", "all", {}, "CC0-1.0")
+    card = FeatureCard(spec.model, "all", {}, "CC0-1.0")
     table = FeatureTable(features[order], [names[k] for k in order], [hashes[k] for k in order], card)
     write_features(table, root / "features" / "truth.h5")
     noise = FeatureTable(rng.standard_normal((spec.stimuli, 5)), names, hashes, FeatureCard("noise"))
