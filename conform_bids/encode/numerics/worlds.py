@@ -22,12 +22,15 @@ from conform_bids.encode.numerics.population import Context, FloatArray, Trainin
 __all__ = [
     "CEILINGS",
     "NewPerson",
+    "Stimuli",
     "TruthSample",
     "TypeTruth",
     "World",
     "WorldSize",
+    "draw_people",
     "in_family_world",
     "out_of_family_world",
+    "scaled_rows",
 ]
 
 CEILINGS = (0.1, 0.25, 0.45, 0.7)
@@ -172,14 +175,15 @@ class World:
 
 
 @dataclass(frozen=True, eq=False)
-class _Stimuli:
+class Stimuli:
     """Images: five categories with their own centres, and a power-law spectrum around them, in a random basis."""
 
     centres: FloatArray
     mixing: FloatArray
 
     @classmethod
-    def make(cls, n_features: int, rng: np.random.Generator) -> _Stimuli:
+    def make(cls, n_features: int, rng: np.random.Generator) -> Stimuli:
+        """Draw the kind of images."""
         spectrum = np.arange(1, n_features + 1) ** -SPECTRUM_EXPONENT
         spectrum *= n_features / spectrum.sum()
         basis = np.linalg.qr(rng.standard_normal((n_features, n_features)))[0]
@@ -187,10 +191,12 @@ class _Stimuli:
         return cls((centres - centres.mean(axis=0)) @ basis, (np.sqrt(0.7 * spectrum)[:, None] * basis))
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Features of ``n`` images, (n, n_features)."""
         noise = rng.standard_normal((n, len(self.mixing))) @ self.mixing
         return np.asarray(self.centres[rng.integers(N_CATEGORIES, size=n)] + noise, dtype=np.float32)
 
     def covariance(self) -> FloatArray:
+        """Second moment of the features, (n_features, n_features)."""
         return np.asarray(self.mixing.T @ self.mixing + self.centres.T @ self.centres / N_CATEGORIES)
 
 
@@ -203,10 +209,19 @@ def _respond(features: FloatArray, tunings: FloatArray, ceilings: FloatArray, rn
     return np.asarray(signal + np.sqrt(1 - ceilings).astype(np.float32) * noise)
 
 
-def _people(
-    stimuli: _Stimuli, size: WorldSize, tunings: TuningsOfPerson, rng: np.random.Generator
+def draw_people(
+    stimuli: Stimuli, size: WorldSize, tunings: TuningsOfPerson, rng: np.random.Generator
 ) -> tuple[tuple[TrainingPerson, ...], tuple[NewPerson, ...]]:
-    """Draw people: ``tunings`` makes (n_features, n_units) unit-signal weights and (n_units,) ceilings of a fresh person."""
+    """Draw a world's people: those to train on, and new ones.
+
+    Parameters
+    ----------
+    stimuli : Stimuli
+    size : WorldSize
+    tunings : callable
+        (n_units, generator) -> (n_features, n_units) weights of unit signal variance and (n_units,) noise ceilings of a fresh person.
+    rng : Generator
+    """
     training, new = [], []
     for _ in range(size.n_people):
         weights, ceilings = tunings(size.n_units, rng)
@@ -219,8 +234,8 @@ def _people(
     return tuple(training), tuple(new)
 
 
-def _scaled(vectors: FloatArray, covariance: FloatArray, power: float) -> FloatArray:
-    """Rows scaled together so that their summed signal variance is ``power``."""
+def scaled_rows(vectors: FloatArray, covariance: FloatArray, power: float) -> FloatArray:
+    """Rows (n, n_features) scaled together so that the signal variances that they make of the stimuli add up to ``power``."""
     return np.asarray(vectors * np.sqrt(power / np.einsum("id,de,ie->", vectors, covariance, vectors)))
 
 
@@ -240,11 +255,11 @@ def in_family_world(seed: int, size: WorldSize | None = None) -> World:
     """
     size = size or WorldSize()
     rng = np.random.default_rng((seed, 1))
-    stimuli = _Stimuli.make(size.n_features, rng)
+    stimuli = Stimuli.make(size.n_features, rng)
     gram, d = stimuli.covariance(), size.n_features
     directions = [*stimuli.centres, *rng.standard_normal((N_TYPES - N_CATEGORIES, d))]
-    means = np.stack([_scaled(row[None], gram, SHARES["mean"])[0] for row in directions])
-    factors = np.stack([_scaled(rng.standard_normal((RANK, d)), gram, SHARES["type"]) for _ in range(N_TYPES)])
+    means = np.stack([scaled_rows(row[None], gram, SHARES["mean"])[0] for row in directions])
+    factors = np.stack([scaled_rows(rng.standard_normal((RANK, d)), gram, SHARES["type"]) for _ in range(N_TYPES)])
     unit = 1 / np.trace(gram)
 
     def tunings(n_units: int, draw: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -254,7 +269,7 @@ def in_family_world(seed: int, size: WorldSize | None = None) -> World:
         own = draw.standard_normal((n_units, d)) * np.sqrt(SHARES["voxel"] * unit)
         return (means[kind] + offsets[kind] + within + own).T, draw.choice(CEILINGS, size=n_units)
 
-    training, new = _people(stimuli, size, tunings, rng)
+    training, new = draw_people(stimuli, size, tunings, rng)
     isotropic = (SHARES["person"] + SHARES["voxel"]) * unit * np.eye(d)
     truth = TypeTruth(means, np.einsum("trd,tre->tde", factors, factors) + isotropic)
     return World("in", training, new, truth)
@@ -277,7 +292,7 @@ def out_of_family_world(seed: int, size: WorldSize | None = None) -> World:
     """
     size = size or WorldSize()
     rng = np.random.default_rng((seed, 2))
-    stimuli = _Stimuli.make(size.n_features, rng)
+    stimuli = Stimuli.make(size.n_features, rng)
     gram, d, n_waves = stimuli.covariance(), size.n_features, 48
     frequencies, phases = rng.standard_normal((3, n_waves)) * WAVINESS, rng.uniform(0, 2 * np.pi, n_waves)
     directions = rng.standard_normal((n_waves, d))
@@ -293,6 +308,6 @@ def out_of_family_world(seed: int, size: WorldSize | None = None) -> World:
         own = draw.standard_normal((n_units, d)) * np.sqrt(0.2 * scale / np.trace(gram))
         return (on_manifold(draw.uniform(-1, 1, (n_units, 3)), bend) + own).T, draw.uniform(0.05, 0.75, n_units)
 
-    training, new = _people(stimuli, size, tunings, rng)
+    training, new = draw_people(stimuli, size, tunings, rng)
     samples = on_manifold(rng.uniform(-1, 1, (size.n_samples, 3)), np.zeros((n_waves, d)))
     return World("out", training, new, TruthSample(samples, 0.3 / np.trace(gram)))
