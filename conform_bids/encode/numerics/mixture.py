@@ -43,6 +43,8 @@ class PriorOptions:
         Weight of the covariances' prior, in units for each dimension.
     pooling_rounds : int
         Rounds of re-estimating a new person's component means from all of the person's units; 0 for none.
+    pooling_units : int
+        Units that they are re-estimated from, at most, evenly spread: a mean of thousands hardly changes with more.
     block_bytes : int
         Memory for a block of units while adapting.
     seed : int
@@ -53,8 +55,9 @@ class PriorOptions:
     ceilings: tuple[float, ...] = DEFAULT_CEILINGS
     n_iterations: int = 20
     max_units: int = 3000
-    covariance_strength: float = 0.5
-    pooling_rounds: int = 2
+    covariance_strength: float = 1.0
+    pooling_rounds: int = 6
+    pooling_units: int = 10_000
     block_bytes: int = 300_000_000
     seed: int = 0
 
@@ -147,9 +150,11 @@ class PriorModel:
 
     def personal(self, data: Evidence) -> Mixture:
         """The prior with this person's component means re-estimated from all units (maximum a posteriori), `pooling_rounds` times."""
-        prior = self.population()
+        prior, n_units = self.population(), len(data.energy)
         if not self.spread.any():
             return prior
+        if n_units > self.options.pooling_units:
+            data = data.units(np.linspace(0, n_units - 1, self.options.pooling_units).astype(np.intp))
         for _ in range(self.options.pooling_rounds):
             prior = self._pool(data, prior)
         return prior
