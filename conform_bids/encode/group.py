@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from conform_bids import __version__
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.trials import hash_stimuli
 from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.model_files import ModelCard, write_model
-from conform_bids.encode.people import StorePerson, features_of_contents, read_person
+from conform_bids.encode.people import StorePerson, features_of_contents, read_person, usable_units
 from conform_bids.encode.report import write_group_report
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
@@ -28,6 +29,7 @@ from conform_bids.store.reading import Store
 
 __all__ = ["run_group"]
 
+MIN_SHARED = 50
 _LOGGER = logging.getLogger("nipype.interface")
 
 
@@ -136,6 +138,22 @@ def _tables(settings: EncodeSettings) -> dict[str, FeatureTable]:
     return {path.stem: read_features(path) for path in find_feature_files(settings.features)}
 
 
+def _shared_units(
+    store: Store, people: Sequence[str], features: Mapping[str, Any], max_units: int, seed: int
+) -> npt.NDArray[np.intp] | None:
+    """Units that everybody has, drawn, so that the average map of others can be a baseline; None where too few are shared."""
+    shared: npt.NDArray[np.intp] | None = None
+    for name in people:
+        try:
+            own = usable_units(store, name, features)
+        except (MissingInputError, UnusableInputError):
+            continue
+        shared = own if shared is None else np.intersect1d(shared, own)
+    if shared is None or len(shared) < min(max_units, MIN_SHARED):
+        return None
+    return np.sort(np.random.default_rng(seed).permutation(shared)[:max_units])
+
+
 def _people(
     store: Store, features: Mapping[str, Any], settings: EncodeSettings, resources: Resources, asked: Sequence[str]
 ) -> list[StorePerson]:
@@ -144,9 +162,10 @@ def _people(
     if absent := [name for name in wanted if name not in known]:
         raise MissingInputError(f"{store.path}: no {absent[0]}; there are {', '.join(known)}")
     people = []
+    units = _shared_units(store, wanted, features, settings.max_units, resources.random_seed)
     for name in wanted:
         try:
-            people.append(read_person(store, name, features, max_units=settings.max_units, seed=resources.random_seed))
+            people.append(read_person(store, name, features, units=units, max_units=settings.max_units, seed=resources.random_seed))
         except (MissingInputError, UnusableInputError) as error:
             _LOGGER.warning("%s; this person is left out of the population model", error)
     if not people:

@@ -16,7 +16,7 @@ from conform_bids.numerics.noise_ceiling import snr_to_ceiling
 from conform_bids.stimuli.features import FeatureTable, match_features
 from conform_bids.store.reading import Store
 
-__all__ = ["StorePerson", "features_of_contents", "read_person"]
+__all__ = ["StorePerson", "features_of_contents", "read_person", "usable_units"]
 
 MIN_TRAIN = 20
 Float32Array = npt.NDArray[np.float32]
@@ -107,10 +107,7 @@ def read_person(
     UnusableInputError
         When no unit has a response to every trial.
     """
-    trials = store.trials[(store.trials["participant_id"] == participant_id) & (store.trials["flag"] == "n/a")]
-    trials = trials[trials["content_id"].isin(features)]
-    held = trials["split"].isin(HELD_OUT).to_numpy(dtype=bool)
-    train, test = trials[~held], trials[held & (trials["split"] == "test").to_numpy(dtype=bool)]
+    train, test = _trials(store, participant_id, features)
     if train["content_id"].nunique() < MIN_TRAIN:
         raise MissingInputError(f"{participant_id}: {train['content_id'].nunique()} train stimuli have features; {MIN_TRAIN} are needed")
     chosen = _usable_units(store, participant_id, train, units)
@@ -135,6 +132,31 @@ def read_person(
         test_ceiling=_ceiling(store, participant_id, counts, chosen),
         units=chosen,
     )
+
+
+def usable_units(store: Store, participant_id: str, features: Mapping[str, Float32Array]) -> npt.NDArray[np.intp]:
+    """Places in the grid of units whose responses to train stimuli are finite and vary, as far as their first trials tell.
+
+    Raises
+    ------
+    UnusableInputError
+        When there is none.
+    """
+    train, _ = _trials(store, participant_id, features)
+    chosen = _usable_units(store, participant_id, train, None)
+    few, _ = store.load(train.head(8), mask=chosen)
+    varies = np.ptp(few.astype(np.float64), axis=0) > 0
+    if not varies.any():
+        raise UnusableInputError(f"{store.path}: no unit of {participant_id} varies")
+    return chosen[varies]
+
+
+def _trials(store: Store, participant_id: str, features: Mapping[str, Float32Array]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A person's train and test trials with features."""
+    trials = store.trials[(store.trials["participant_id"] == participant_id) & (store.trials["flag"] == "n/a")]
+    trials = trials[trials["content_id"].isin(features)]
+    held = trials["split"].isin(HELD_OUT).to_numpy(dtype=bool)
+    return trials[~held], trials[held & (trials["split"] == "test").to_numpy(dtype=bool)]
 
 
 def _no_rows(features: Mapping[str, Float32Array]) -> Float32Array:

@@ -14,6 +14,7 @@ from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.tables import parse_number, read_tsv
+from conform_bids.encode.report_model import model_section
 from conform_bids.encode.settings import ESTIMATORS, EncodeSettings
 from conform_bids.errors import ConformError
 from conform_bids.report.citations import Methods
@@ -266,9 +267,9 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     found: list[_Fitted] = []
     problems: list[str] = []
     for participant in sorted(participants, key=natural_key):
-        own, faults = _find(output_dir, participant)
+        own, unread = _find(output_dir, participant)
         found += own
-        problems += faults
+        problems += unread
     paths = [output_dir / "group_encode.tsv", output_dir / "group_encode.html"]
     write_tsv(_table(found), paths[0])
     cells: list[list[Cell]] = []
@@ -276,16 +277,20 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         name = f"sub-{each.entities['sub']}"
         page = f"{name}.html"
         cells.append([Link(name, page) if (output_dir / page).is_file() else name, each.title])
+    model, faults = model_section(output_dir)
     notes = dict.fromkeys(str(note) for each in found for note in each.content.get("Notes") or [])
     items: list[Item] = [Note(note) for note in notes]
-    items.append(_scores(["Participant", "Model"], cells, found) if found else Note("There are no results in the output folder."))
+    if found:
+        items.append(_scores(["Participant", "Model"], cells, found))
+    else:
+        items.append(Note("There are no encoding models of participants in the output folder."))
     write_page(
         paths[1],
         title="Group report",
         subtitle=f"conform-encode: encoding models of {len({each.entities['sub'] for each in found})} participants",
-        sections=[Section("Overview", "overview", items), _methods_section(settings, about)],
+        sections=[Section("Overview", "overview", items), *model, _methods_section(settings, about)],
         about=about,
-        errors=problems,
+        errors=[*problems, *faults],
     )
     return paths
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.encode.numerics.baselines import ridge
+from conform_bids.encode.numerics.baselines import fit_group_average, ridge
 from conform_bids.encode.numerics.mixture import PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
 from conform_bids.encode.numerics.scoring import MIN_CEILING
@@ -62,9 +62,10 @@ def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) ->
     Returns
     -------
     DataFrame
-        A row a person, size of the context, draw and engine (that of the options, and ``ridge`` on the same context): participant_id,
-        n_context, draw, engine, correlation (mean over units), normalised (over the root of the noise ceiling, where that is above
-        10 percent). Empty with a single person.
+        A row a person, size of the context, draw and engine (that of the options, and as baselines ``ridge`` on the same context and
+        ``average``, the mean map of the other people, where all have the same units): participant_id, n_context, draw, engine,
+        correlation (mean over units), normalised (over the root of the noise ceiling, where that is above 10 percent). Empty with a
+        single person.
     """
     rows: list[dict[str, Any]] = []
     for index, person in enumerate(people):
@@ -72,6 +73,8 @@ def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) ->
         if not others or len(person.test_contents) < MIN_TEST:
             continue
         model = train(others, options)
+        same = all(np.array_equal(other.units, person.units) for other in people)
+        baselines = [("average", fit_group_average(others))] if same else []
         for n_context in options.contexts:
             if n_context >= len(person.contents):
                 continue
@@ -79,7 +82,8 @@ def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) ->
                 rng = np.random.default_rng([options.seed, index, n_context, draw])
                 chosen = np.sort(rng.permutation(len(person.contents))[:n_context])
                 context = Context(person.train.features[chosen], person.train.responses[chosen])
-                for name, adapted in ((options.engine, model.adapt(context)), ("ridge", ridge(context))):
+                answers = [(options.engine, model.adapt(context)), ("ridge", ridge(context))]
+                for name, adapted in (*answers, *((name, baseline.adapt(context)) for name, baseline in baselines)):
                     score = _score(adapted, person)
                     rows.append({"participant_id": person.participant_id, "n_context": n_context, "draw": draw, "engine": name, **score})
         _LOGGER.info("%s left out: scored with contexts of %s", person.participant_id, ", ".join(map(str, options.contexts)))

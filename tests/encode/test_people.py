@@ -72,7 +72,8 @@ def test_the_population_predicts_a_new_person_better_than_ridge_does(population:
     options = TrainingOptions(contexts=(10, 30), draws=2)
     scores = leave_people_out(population.people, options)
     table = summarise(scores).set_index(["engine", "n_context"])["correlation"]
-    assert len(scores) == 4 * 2 * 2 * 2
+    assert len(scores) == 4 * 2 * 2 * 3
+    assert table["average", 10] < table["prior", 10]
     assert table["prior", 10] > table["ridge", 10] + 0.02
     assert table["prior", 30] > table["ridge", 30] - 0.01
     assert leave_people_out(population.people[:1], options).empty
@@ -112,7 +113,12 @@ def test_the_level_group_trains_on_a_store(population: SimpleNamespace, tmp_path
     model, card = read_model(tmp_path / "out")
     assert card.people == ["sub-01", "sub-02", "sub-03", "sub-04"]
     assert card.n_units == 240
-    assert {(row["n_context"], row["engine"]) for row in card.scores} == {(k, name) for k in (10, 30) for name in ("prior", "ridge")}
+    assert {(row["n_context"], row["engine"]) for row in card.scores} == {
+        (k, name) for k in (10, 30) for name in ("prior", "ridge", "average")
+    }
+    page = (tmp_path / "out" / "group_encode.html").read_text()
+    assert "Population model" in page
+    assert "Left-out people" in page
     assert model.name == "prior"
     again = run_encode(population.folder / "store", tmp_path / "again", "group", *common, *flags)
     assert again.status == 0, again.stderr
