@@ -22,6 +22,7 @@ from conform_bids.encode.numerics.baselines import ridge
 from conform_bids.encode.numerics.guard import Decision, decide
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
+from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
 from conform_bids.encode.numerics.worlds import World, WorldSize, in_family_world, out_of_family_world
 from conform_bids.encode.numerics.worlds_continua import combination_world, retinotopic_world
 from conform_bids.numerics.compute import limit_threads
@@ -36,6 +37,7 @@ Trainer = Callable[[Sequence[TrainingPerson], int], PopulationModel]
 ENGINES: dict[str, Trainer] = {
     "one Gaussian": lambda people, seed: fit_prior(people, PriorOptions(n_components=1, pooling_rounds=0, seed=seed)),
     "prior": lambda people, seed: fit_prior(people, PriorOptions(seed=seed)),
+    "unrolled": lambda people, seed: fit_unrolled(people, UnrolledOptions(seed=seed)),
     "prior, 60 components": lambda people, seed: fit_prior(people, PriorOptions(n_components=60, seed=seed)),
 }
 CONTEXTS = (10, 20, 30, 50, 100)

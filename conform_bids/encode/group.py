@@ -18,7 +18,7 @@ from conform_bids.encode.model_files import ModelCard, write_model
 from conform_bids.encode.people import StorePerson, features_of_contents, read_person, usable_units
 from conform_bids.encode.report import write_group_report
 from conform_bids.encode.settings import EncodeSettings
-from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
+from conform_bids.encode.training import STEPS, TrainingOptions, leave_people_out, summarise, train
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import GroupInputs, Resources
 from conform_bids.numerics.compute import limit_threads
@@ -55,7 +55,7 @@ def run_group(
         Versions and the like, for reports.
     resources : Resources
     work_dir : Path
-        Features that a backbone computed are kept there.
+        Training that was interrupted is kept there.
     inputs : GroupInputs
         The store is bids_dir, or the derivative that is called ``store``.
 
@@ -76,7 +76,7 @@ def run_group(
     written: list[Path] = []
     if path is not None:
         with limit_threads(resources.n_threads):
-            written = _train(Store(path), output_dir, settings, resources, inputs)
+            written = _train(Store(path), output_dir, settings, resources, inputs, work_dir)
     elif not participants:
         raise MissingInputError(
             f"{inputs.bids_dir}: no store to train a population model on (as bids_dir, or by -d store=PATH), and {output_dir} holds no "
@@ -92,11 +92,15 @@ def _find_store(inputs: GroupInputs) -> Path | None:
     return inputs.bids_dir if versions(inputs.bids_dir) else None
 
 
-def _train(store: Store, output_dir: Path, settings: EncodeSettings, resources: Resources, inputs: GroupInputs) -> list[Path]:
+def _train(
+    store: Store, output_dir: Path, settings: EncodeSettings, resources: Resources, inputs: GroupInputs, work_dir: Path
+) -> list[Path]:
     tables = _tables(settings)
     features = features_of_contents(store, tables)
     people = _people(store, features, settings, resources, inputs.participants)
-    options = TrainingOptions(settings.engine, resources.random_seed, settings.contexts, settings.draws)
+    options = TrainingOptions(
+        settings.engine, resources.random_seed, settings.contexts, settings.draws, settings.training_steps or STEPS, work_dir / "training"
+    )
     scores = leave_people_out(people, options)
     model = train([person.train for person in people], options)
     table = summarise(scores)

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path, write_json, write_text
 from conform_bids.encode.numerics.mixture import PriorModel
 from conform_bids.encode.numerics.population import PopulationModel
+from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.errors import MissingInputError, UnusableInputError
 
-__all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_model", "write_model"]
+__all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_losses", "read_model", "write_model"]
 
 MODEL_VERSION = 1
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
-_ENGINES: Mapping[str, Any] = {"prior": PriorModel}
+_ENGINES: Mapping[str, Any] = {"prior": PriorModel, "unrolled": UnrolledModel}
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,17 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise _broken(path.parent, error) from error
     return model, card
+
+
+def read_losses(folder: Path) -> NDArray[np.float64] | None:
+    """Losses of the steps of a network's training; None for a model that has none, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / _ARRAYS, framework="numpy") as file:
+            return np.asarray(file.get_tensor("losses"), dtype=np.float64) if "losses" in file.keys() else None  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
 
 
 def _broken(folder: Path, error: Exception) -> UnusableInputError:

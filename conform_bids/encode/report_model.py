@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from conform_bids.bids.tables import read_tsv
-from conform_bids.encode.model_files import ModelCard, read_card
+from conform_bids.encode.model_files import ModelCard, read_card, read_losses
 from conform_bids.errors import ConformError
 from conform_bids.report.page import Cell, Facts, Figure, Item, Note, Number, Section, Table
 
@@ -30,6 +31,9 @@ def model_section(output_dir: Path) -> tuple[list[Section], list[str]]:
     except ConformError as error:
         return [], [str(error).replace(f"{output_dir}/", "")]
     items: list[Item] = [_facts(card)]
+    if (losses := read_losses(folder)) is not None:
+        caption = "Loss of every step (thin) and its running mean: squared error on stimuli outside of the context, up to a constant."
+        items.append(Figure(_plot_losses(losses, folder / "losses.svg"), caption, "Loss against the step of the training", "Training"))
     if scores.empty:
         items.append(Note("There are no scores of left-out people: that takes two people or more with test stimuli."))
     else:
@@ -40,6 +44,20 @@ def model_section(output_dir: Path) -> tuple[list[Section], list[str]]:
         )
         items += [Figure(path, caption, "Scores against the number of stimuli in the context", "Left-out people"), _table(scores)]
     return [Section("Population model", "population-model", items)], []
+
+
+def _plot_losses(losses: NDArray[np.float64], path: Path) -> Path:
+    from conform_bids.report.style import ACCENT, MUTED, finish_axes, new_figure
+
+    window = max(1, len(losses) // 50)
+    mean = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+    with new_figure(path, 5.4, 2.8) as figure:
+        axes = figure.add_subplot()
+        axes.plot(np.arange(1, len(losses) + 1), losses, color=MUTED, linewidth=0.4, alpha=0.5)
+        axes.plot(np.arange(window, len(losses) + 1), mean, color=ACCENT)
+        axes.set_ylim(*np.quantile(losses, [0.002, 0.998]) + np.array([-0.01, 0.01]))
+        finish_axes(axes, "Step", "Loss", grid="both")
+    return path
 
 
 def _facts(card: ModelCard) -> Facts:

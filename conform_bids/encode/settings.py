@@ -11,7 +11,7 @@ from conform_bids.options import option, validate
 __all__ = ["CONTEXT_STRATEGIES", "DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "MIN_CONTEXT", "WRITABLE", "EncodeSettings"]
 
 ESTIMATORS = ("ridge", "banded")
-ENGINES = ("prior",)
+ENGINES = ("prior", "unrolled")
 CONTEXT_STRATEGIES = ("random", "diverse", "first")
 MIN_CONTEXT = 4
 """Stimuli that the guard of a population model needs."""
@@ -120,8 +120,17 @@ class EncodeSettings:
     engine: str = option(
         "prior",
         "Population model that the level group trains on a store. prior: a mixture of Gaussians over the weights of units, with a "
-        "new person's posterior in closed form.",
+        "new person's posterior in closed form. unrolled: a network that learns how to infer, a unit at a time; for populations that a "
+        "mixture cannot hold.",
         choices=ENGINES,
+        group=_POPULATION,
+    )
+    training_steps: int | None = option(
+        None,
+        "Steps of training of a network, for each person left out and for the model itself (default: 2000; about a tenth of a second each "
+        "on one core). A run that was interrupted goes on where it was.",
+        minimum=1,
+        maximum=10_000_000,
         group=_POPULATION,
     )
     max_units: int = option(
@@ -198,6 +207,8 @@ class EncodeSettings:
         if self.folds == 1:
             raise UsageError("--folds 1: nothing would be left to fit on; 0 leaves every stimulus out by itself, 2 and more are folds")
         self._check_context()
+        if self.training_steps is not None and self.engine == "prior":
+            raise UsageError("--training-steps has no effect with --engine prior, which is no network")
         if self.estimator == "banded" and self.n_spaces_at_most == 1:
             raise UsageError("--estimator banded needs two feature spaces or more: name several --features, or a folder of them")
         if self.stimuli_dir is not None and self.chosen_backbone is None:

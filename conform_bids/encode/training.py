@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from conform_bids.encode.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from conform_bids.encode.numerics.baselines import fit_group_average, ridge
 from conform_bids.encode.numerics.mixture import PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
 from conform_bids.encode.numerics.scoring import MIN_CEILING
+from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
 from conform_bids.encode.people import StorePerson
 from conform_bids.numerics.scores import correlate_columns
 
-__all__ = ["CONTEXTS", "TrainingOptions", "leave_people_out", "summarise", "train"]
+__all__ = ["CONTEXTS", "STEPS", "TrainingOptions", "leave_people_out", "summarise", "train"]
 
 CONTEXTS = (10, 20, 50, 100)
+STEPS = 2000
 MIN_TEST = 5
 _LOGGER = logging.getLogger("nipype.interface")
 
@@ -37,18 +42,40 @@ class TrainingOptions:
         Stimuli that a left-out person's model is given; those that a person has no more than are left out.
     draws : int
         Contexts of each size.
+    steps : int
+        Of the training of a network.
+    checkpoints : Path, optional
+        Folder where training that was interrupted is taken up; none is kept by default.
     """
 
     engine: str = "prior"
     seed: int = 0
     contexts: tuple[int, ...] = CONTEXTS
     draws: int = 3
+    steps: int = STEPS
+    checkpoints: Path | None = None
 
 
 def train(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
-    """Train the engine of the options on people."""
-    trainers: Mapping[str, Callable[[], PopulationModel]] = {"prior": lambda: fit_prior(people, PriorOptions(seed=options.seed))}
+    """Train the engine of the options on people.
+
+    A network's training is taken up where the last run was interrupted, and ends with the weights of one that never was.
+    """
+    trainers: Mapping[str, Callable[[], PopulationModel]] = {
+        "prior": lambda: fit_prior(people, PriorOptions(seed=options.seed)),
+        "unrolled": lambda: _train_unrolled(people, options),
+    }
     return trainers[options.engine]()
+
+
+def _train_unrolled(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
+    own = UnrolledOptions(steps=options.steps, seed=options.seed)
+    if options.checkpoints is None:
+        return fit_unrolled(people, own)
+    path = checkpoint_path(options.checkpoints, people, repr(own))
+    model = fit_unrolled(people, own, resume=read_checkpoint(path), save=partial(write_checkpoint, path))
+    path.unlink(missing_ok=True)
+    return model
 
 
 def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) -> pd.DataFrame:

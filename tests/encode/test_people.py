@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conform_bids.encode.checkpoints import write_checkpoint
 from conform_bids.encode.model_files import ModelCard, read_model, write_model
+from conform_bids.encode.numerics.optimise import Checkpoint
 from conform_bids.encode.numerics.population import Context
+from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions
 from conform_bids.encode.people import features_of_contents, read_person
 from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
 from conform_bids.errors import MissingInputError, UnusableInputError
@@ -124,6 +129,48 @@ def test_the_level_group_trains_on_a_store(population: SimpleNamespace, tmp_path
     assert again.status == 0, again.stderr
     first, second = (path / "model" / "model.safetensors" for path in (tmp_path / "out", tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_network_is_trained_on_a_store_and_taken_up_after_a_kill(
+    population: SimpleNamespace, tmp_path: Path, run_encode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--features", population.world.features / "truth.h5", "--contexts", "10", "--draws", "1", "--max-units", "60")
+    flags += ("--engine", "unrolled", "--training-steps", "8", "--skip-bids-validation", "--nprocs", "1")
+    monkeypatch.setattr("conform_bids.encode.training.UnrolledOptions", partial(UnrolledOptions, save_every=3))
+    run = run_encode(population.folder / "store", tmp_path / "out", "group", "-w", tmp_path / "work", *flags)
+    assert run.status == 0, run.stderr
+    model, card = read_model(tmp_path / "out")
+    assert card.engine == model.name == "unrolled"
+    assert "Training" in (tmp_path / "out" / "group_encode.html").read_text()
+    assert not list((tmp_path / "work").rglob("training-*")), "what is done needs no checkpoint"
+
+    people = [person.train for person in population.people]
+    options = TrainingOptions(engine="unrolled", steps=8, checkpoints=tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr("conform_bids.encode.training.write_checkpoint", _killed_after_two())
+        with pytest.raises(KeyboardInterrupt):
+            train(people, options)
+    kept = list((tmp_path / "kept").glob("training-*.safetensors"))
+    assert len(kept) == 1
+    resumed, whole = train(people, options), train(people, TrainingOptions(engine="unrolled", steps=8))
+    context = Context(people[0].features[:15], people[0].responses[:15])
+    np.testing.assert_array_equal(resumed.adapt(context).weights, whole.adapt(context).weights)
+    kept[0].write_bytes(b"half a file")
+    again = train(people, options)
+    np.testing.assert_array_equal(again.adapt(context).weights, whole.adapt(context).weights)
+
+
+def _killed_after_two() -> Callable[[Path, Checkpoint], None]:
+    """Writes a checkpoint, and does not come back from the second."""
+    done: list[int] = []
+
+    def write(path: Path, checkpoint: Checkpoint) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(checkpoint.step)
+        write_checkpoint(path, checkpoint)
+
+    return write
 
 
 @pytest.mark.parametrize("fault", ["nobody", "no features", "no store"])
