@@ -20,6 +20,7 @@ import numpy as np
 
 from conform_bids.encode.numerics.baselines import ridge
 from conform_bids.encode.numerics.guard import Decision, decide
+from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
 from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
@@ -38,6 +39,7 @@ ENGINES: dict[str, Trainer] = {
     "one Gaussian": lambda people, seed: fit_prior(people, PriorOptions(n_components=1, pooling_rounds=0, seed=seed)),
     "prior": lambda people, seed: fit_prior(people, PriorOptions(seed=seed)),
     "unrolled": lambda people, seed: fit_unrolled(people, UnrolledOptions(seed=seed)),
+    "incontext": lambda people, seed: fit_incontext(people, InContextOptions(seed=seed)),
     "prior, 60 components": lambda people, seed: fit_prior(people, PriorOptions(n_components=60, seed=seed)),
 }
 CONTEXTS = (10, 20, 30, 50, 100)

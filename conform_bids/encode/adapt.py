@@ -177,6 +177,11 @@ def _influence(model: PopulationModel, context: Context, decision: Decision) -> 
     """Influence of each context stimulus on each unit, by the engine that is used."""
     if decision.accepted and isinstance(model, PriorModel):
         return influence(model, context)
+    if decision.accepted and model.name == "incontext":
+        from conform_bids.encode.numerics.incontext import InContextModel, read_out_attention
+
+        assert isinstance(model, InContextModel)
+        return read_out_attention(model, context)
     centred = np.asarray(context.features - context.features.mean(axis=0), dtype=np.float64)
     return ridge_gains(context, centred / np.sqrt(len(centred)))  # by the standard deviation of what they predict over the context
 

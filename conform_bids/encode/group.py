@@ -18,7 +18,7 @@ from conform_bids.encode.model_files import ModelCard, write_model
 from conform_bids.encode.people import StorePerson, features_of_contents, read_person, usable_units
 from conform_bids.encode.report import write_group_report
 from conform_bids.encode.settings import EncodeSettings
-from conform_bids.encode.training import STEPS, TrainingOptions, leave_people_out, summarise, train
+from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import GroupInputs, Resources
 from conform_bids.numerics.compute import limit_threads
@@ -99,7 +99,14 @@ def _train(
     features = features_of_contents(store, tables)
     people = _people(store, features, settings, resources, inputs.participants)
     options = TrainingOptions(
-        settings.engine, resources.random_seed, settings.contexts, settings.draws, settings.training_steps or STEPS, work_dir / "training"
+        engine=settings.engine,
+        seed=resources.random_seed,
+        contexts=settings.contexts,
+        draws=settings.draws,
+        steps=settings.training_steps,
+        preset=settings.preset,
+        device=resources.device,
+        checkpoints=work_dir / "training",
     )
     scores = leave_people_out(people, options)
     model = train([person.train for person in people], options)

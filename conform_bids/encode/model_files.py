@@ -21,7 +21,7 @@ __all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_losses
 
 MODEL_VERSION = 1
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
-_ENGINES: Mapping[str, Any] = {"prior": PriorModel, "unrolled": UnrolledModel}
+_ENGINES = ("prior", "unrolled", "incontext")
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,21 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        model: PopulationModel = _ENGINES[card.engine].from_state(arrays, settings)
+        model = _engine(card.engine).from_state(arrays, settings)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise _broken(path.parent, error) from error
     return model, card
+
+
+def _engine(name: str) -> Any:
+    """Class of an engine; torch is imported for those alone that need it."""
+    if name == "prior":
+        return PriorModel
+    if name == "unrolled":
+        return UnrolledModel
+    from conform_bids.encode.numerics.incontext import InContextModel
+
+    return InContextModel
 
 
 def read_losses(folder: Path) -> NDArray[np.float64] | None:

@@ -23,7 +23,7 @@ __all__ = ["plan_participant"]
 
 MAKERS = ("conform-psn", "conform-align", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
-EXPLAINED = ("prior",)
+EXPLAINED = ("prior", "incontext")
 """Engines that tell which context stimuli shaped a unit."""
 BASE_GB = 0.8
 BACKBONE_GB = 0.7

@@ -11,7 +11,8 @@ from conform_bids.options import option, validate
 __all__ = ["CONTEXT_STRATEGIES", "DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "MIN_CONTEXT", "WRITABLE", "EncodeSettings"]
 
 ESTIMATORS = ("ridge", "banded")
-ENGINES = ("prior", "unrolled")
+ENGINES = ("prior", "unrolled", "incontext")
+PRESETS = ("small", "paper")
 CONTEXT_STRATEGIES = ("random", "diverse", "first")
 MIN_CONTEXT = 4
 """Stimuli that the guard of a population model needs."""
@@ -121,14 +122,21 @@ class EncodeSettings:
         "prior",
         "Population model that the level group trains on a store. prior: a mixture of Gaussians over the weights of units, with a "
         "new person's posterior in closed form. unrolled: a network that learns how to infer, a unit at a time; for populations that a "
-        "mixture cannot hold.",
+        "mixture cannot hold. incontext: a transformer that attends to the context's stimuli, a unit at a time (BraInCoRL's).",
         choices=ENGINES,
+        group=_POPULATION,
+    )
+    preset: str = option(
+        "small",
+        "With --engine incontext: a network that a CPU can train, or the published one (97 million numbers, for GPUs).",
+        choices=PRESETS,
         group=_POPULATION,
     )
     training_steps: int | None = option(
         None,
-        "Steps of training of a network, for each person left out and for the model itself (default: 2000; about a tenth of a second each "
-        "on one core). A run that was interrupted goes on where it was.",
+        "Steps of training of a network, for each person left out and for the model itself (default: 2000 of unrolled, about a tenth of "
+        "a second each on one core; 1800 of incontext, half a second each; 200000 of --preset paper). A run that was interrupted goes on "
+        "where it was.",
         minimum=1,
         maximum=10_000_000,
         group=_POPULATION,
@@ -209,6 +217,8 @@ class EncodeSettings:
         self._check_context()
         if self.training_steps is not None and self.engine == "prior":
             raise UsageError("--training-steps has no effect with --engine prior, which is no network")
+        if self.preset != "small" and self.engine != "incontext":
+            raise UsageError("--preset has no effect without --engine incontext")
         if self.estimator == "banded" and self.n_spaces_at_most == 1:
             raise UsageError("--estimator banded needs two feature spaces or more: name several --features, or a folder of them")
         if self.stimuli_dir is not None and self.chosen_backbone is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrol
 from conform_bids.encode.people import StorePerson
 from conform_bids.numerics.scores import correlate_columns
 
-__all__ = ["CONTEXTS", "STEPS", "TrainingOptions", "leave_people_out", "summarise", "train"]
+__all__ = ["CONTEXTS", "TrainingOptions", "leave_people_out", "summarise", "train"]
 
 CONTEXTS = (10, 20, 50, 100)
-STEPS = 2000
 MIN_TEST = 5
 _LOGGER = logging.getLogger("nipype.interface")
 
@@ -42,8 +41,12 @@ class TrainingOptions:
         Stimuli that a left-out person's model is given; those that a person has no more than are left out.
     draws : int
         Contexts of each size.
-    steps : int
-        Of the training of a network.
+    steps : int, optional
+        Of the training of a network, instead of its own default.
+    preset : str
+        Of the engine incontext.
+    device : str
+        That it is trained on.
     checkpoints : Path, optional
         Folder where training that was interrupted is taken up; none is kept by default.
     """
@@ -52,7 +55,9 @@ class TrainingOptions:
     seed: int = 0
     contexts: tuple[int, ...] = CONTEXTS
     draws: int = 3
-    steps: int = STEPS
+    steps: int | None = None
+    preset: str = "small"
+    device: str = "cpu"
     checkpoints: Path | None = None
 
 
@@ -64,16 +69,30 @@ def train(people: Sequence[TrainingPerson], options: TrainingOptions) -> Populat
     trainers: Mapping[str, Callable[[], PopulationModel]] = {
         "prior": lambda: fit_prior(people, PriorOptions(seed=options.seed)),
         "unrolled": lambda: _train_unrolled(people, options),
+        "incontext": lambda: _train_incontext(people, options),
     }
     return trainers[options.engine]()
 
 
 def _train_unrolled(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
-    own = UnrolledOptions(steps=options.steps, seed=options.seed)
-    if options.checkpoints is None:
-        return fit_unrolled(people, own)
-    path = checkpoint_path(options.checkpoints, people, repr(own))
-    model = fit_unrolled(people, own, resume=read_checkpoint(path), save=partial(write_checkpoint, path))
+    own = UnrolledOptions(seed=options.seed)
+    own = own if options.steps is None else replace(own, steps=options.steps)
+    return _resumed(people, repr(own), options.checkpoints, partial(fit_unrolled, people, own))
+
+
+def _train_incontext(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
+    from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
+
+    own = InContextOptions(options.preset, options.steps, seed=options.seed, device=options.device)
+    return _resumed(people, repr(replace(own, device="cpu")), options.checkpoints, partial(fit_incontext, people, own))
+
+
+def _resumed(people: Sequence[TrainingPerson], options: str, folder: Path | None, fit: Callable[..., PopulationModel]) -> PopulationModel:
+    """Train from the last checkpoint in a folder, if there is one, and clear it away."""
+    if folder is None:
+        return fit()
+    path = checkpoint_path(folder, people, options)
+    model = fit(resume=read_checkpoint(path), save=partial(write_checkpoint, path))
     path.unlink(missing_ok=True)
     return model
 

@@ -173,6 +173,23 @@ def _killed_after_two() -> Callable[[Path, Checkpoint], None]:
     return write
 
 
+def test_a_transformer_is_trained_on_a_store(population: SimpleNamespace, tmp_path: Path, run_encode: Any) -> None:
+    flags = ("--features", population.world.features / "truth.h5", "--contexts", "10", "--draws", "1", "--max-units", "60")
+    flags += ("--engine", "incontext", "--training-steps", "2", "--skip-bids-validation", "--nprocs", "1")
+    run = run_encode(population.folder / "store", tmp_path / "out", "group", "-w", tmp_path / "work", *flags)
+    assert run.status == 0, run.stderr
+    model, card = read_model(tmp_path / "out")
+    assert card.engine == model.name == "incontext"
+    assert {row["engine"] for row in card.scores} == {"incontext", "ridge", "average"}
+
+
+@pytest.mark.parametrize(("flags", "words"), [(("--training-steps", "5"), "--training-steps"), (("--preset", "paper"), "--preset")])
+def test_options_of_networks_belong_to_networks(flags: tuple[str, ...], words: str, tmp_path: Path, run_encode: Any) -> None:
+    run = run_encode(tmp_path, tmp_path / "out", "group", *flags)
+    assert run.status == 2
+    assert words in run.stderr
+
+
 @pytest.mark.parametrize("fault", ["nobody", "no features", "no store"])
 def test_a_group_that_cannot_be_trained_is_refused(fault: str, population: SimpleNamespace, tmp_path: Path, run_encode: Any) -> None:
     data, flags, status = population.folder / "store", ["--features", population.world.features / "truth.h5"], 66
