@@ -155,6 +155,33 @@ def test_psn_runs_its_participants_as_jobs(dataset: SimulatedDataset, output: Pa
     assert not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout
 
 
+def test_the_array_script_of_the_page_runs(dataset: SimulatedDataset, tmp_path: Path, repository: Path) -> None:
+    page = (repository / "docs" / "clusters.md").read_text()
+    (script,) = [text for text in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "\nexec conform-glm" in text]
+    for there, here in (
+        ("bids_dir=/data/study", f"bids_dir={dataset.path}"),
+        ('"$bids_dir/derivatives/conform-glm"', f"{tmp_path}/out"),
+        ("scratch=/scratch/study", f"scratch={tmp_path}"),
+        ("exec conform-glm", f"exec {sys.executable} -m bids_app.glm"),
+        ("    --mem 10G", "    --mem 2G --sloppy --output-spaces T1w"),
+        ("--cpus-per-task=4", "--cpus-per-task=1"),
+        ("--mem=12G", "--mem=2500"),
+        ("--time=06:00:00", "--time=5"),
+    ):
+        assert script.count(there) == 1, there
+        script = script.replace(there, here)
+    (tmp_path / "conform-glm.sbatch").write_text(script)
+    (tmp_path / "participants.txt").write_text("03\nsub-04\n")
+    done = subprocess.run(
+        ["sbatch", "--wait", "--array=1-2", "conform-glm.sbatch"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    logs = [path.read_text() for path in sorted(tmp_path.glob("conform-glm-*.log"))]
+    assert done.returncode == 0, (done.stderr, logs)
+    assert ["sub-03: completed" in logs[0], "sub-04: completed" in logs[1]] == [True, True]
+    assert betas(tmp_path / "out", "03") and betas(tmp_path / "out", "04")
+    assert len(list((tmp_path / "index").rglob("*.sqlite"))) == 2
+
+
 def identify(folder, what):
     import time
 
