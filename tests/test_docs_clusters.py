@@ -66,7 +66,7 @@ def test_what_a_script_calls_is_taken_by_the_app(text: str, tmp_path: Path) -> N
     assert config.bids.participant_label == ("02",)
     assert config.bids.bids_database_dir is not None
     assert config.execution.work_dir.name == "sub-02"
-    assert (config.execution.nprocs, config.execution.memory_gb) == (4, 10.0)
+    assert (config.execution.nprocs, config.execution.memory_gb) == (4, 6.0)
 
 
 def test_calls_in_the_text_are_taken_by_the_app() -> None:

@@ -163,10 +163,10 @@ def test_the_array_script_of_the_page_runs(dataset: SimulatedDataset, tmp_path: 
         ('"$bids_dir/derivatives/conform-glm"', f"{tmp_path}/out"),
         ("scratch=/scratch/study", f"scratch={tmp_path}"),
         ("exec conform-glm", f"exec {sys.executable} -m bids_app.glm"),
-        ("    --mem 10G", "    --mem 2G --sloppy --output-spaces T1w"),
+        ("    --mem 6G", "    --mem 2G --sloppy --output-spaces T1w"),
         ("--cpus-per-task=4", "--cpus-per-task=1"),
-        ("--mem=12G", "--mem=2500"),
-        ("--time=06:00:00", "--time=5"),
+        ("--mem=8G", "--mem=2500"),
+        ("--time=02:00:00", "--time=5"),
     ):
         assert script.count(there) == 1, there
         script = script.replace(there, here)
