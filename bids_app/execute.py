@@ -21,6 +21,7 @@ from conform_bids.errors import UsageError
 __all__ = ["ExecutionConfig", "ExecutionOutcome", "ParticipantFailure", "load_plugin", "run_workflow"]
 
 _GRAPH_NAME = "conform"
+_POLL_S = 2.0
 _WORKERS = ("MultiProc", "LegacyMultiProc")
 _BATCH_SYSTEMS = {"SLURM": "sbatch", "PBS": "qsub", "SGE": "qsub", "LSF": "bsub", "OAR": "oarsub", "Condor": "condor_qsub"}
 
@@ -247,7 +248,7 @@ def _configure(config: ExecutionConfig, plugin: str) -> tuple[dict[str, dict[str
     sections = nipype_settings(
         crash_dir=config.work_dir / "crash",
         stop_on_first_crash=config.stop_on_first_crash,
-        poll_seconds=0.0 if plugin == "MultiProc" else 2.0,  # our workers are waited for, a batch system is asked
+        poll_seconds=0.0 if plugin == "MultiProc" else _POLL_S,  # our workers are waited for, a batch system is asked
         keep_inputs=config.debug,
         level=level,
     )
@@ -275,7 +276,7 @@ def _runner(
     plugin: tuple[str, dict[str, Any]], config: ExecutionConfig, record: Any, sections: dict[str, dict[str, str]], level: int
 ) -> Iterator[Any]:
     """Plugin object; its workers or jobs are ended whatever happens."""
-    from bids_app import plugins
+    from bids_app import batch, plugins
     from bids_app.workers import WorkerSetup
 
     name, arguments = plugin
@@ -289,7 +290,7 @@ def _runner(
         defaults = {"n_procs": config.nprocs, "memory_gb": config.memory_gb, "raise_insufficient": False, "n_gpu_procs": 1}
         runner = plugins.multiprocess_plugin({**defaults, **arguments}, setup, record)
     else:
-        runner = plugins.batch_plugin(name, arguments, record)
+        runner = batch.batch_plugin(name, arguments, record)
     try:
         yield runner
     finally:

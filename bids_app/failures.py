@@ -77,6 +77,10 @@ def classify_traceback(text: str, where: str = "") -> tuple[str, int]:
     at = f" ({where})" if where else ""
     if short_name == "WorkerKilledError":
         return line, 1
+    if short_name in ("BatchJobError", "SlurmSilentError"):
+        return f"{line}{at}; running again resumes", 1
+    if short_name == "NotSubmittedError":
+        return line, 1
     if name.startswith("conform_bids.errors.") and short_name in _EXIT_CODES:
         return line or short_name, _EXIT_CODES[short_name]
     if _DISK_FULL.search(line):

@@ -1,4 +1,4 @@
-"""What runs the graph: Nipype's plugins, made to notice killed workers, full disks and signals.
+"""What runs the graph here: Nipype's plugins, made to notice killed workers, full disks and signals (clusters: `bids_app.batch`).
 
 Each plugin here keeps what went wrong in memory too, as a crash file may be impossible to write.
 """
@@ -9,7 +9,6 @@ import logging
 import multiprocessing.connection
 import os
 import pickle
-import subprocess
 import sys
 import time
 import traceback
@@ -23,7 +22,6 @@ os.environ.setdefault("NO_ET", "1")
 os.environ.setdefault("NIPYPE_NO_ET", "1")
 
 import numpy as np
-from nipype.pipeline import plugins as nipype_plugins
 from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.pipeline.plugins.linear import LinearPlugin
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
@@ -31,10 +29,7 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from bids_app.failures import classify_traceback
 from bids_app.workers import Worker, WorkerCrashedError, WorkerKilledError, WorkerSetup, end_workers, worker_context
 
-__all__ = ["BATCH_CANCEL", "NodeCrash", "RunRecord", "batch_plugin", "cancel_jobs", "linear_plugin", "multiprocess_plugin"]
-
-BATCH_CANCEL = {"SLURM": "scancel", "PBS": "qdel", "SGE": "qdel", "LSF": "bkill", "OAR": "oardel", "Condor": "condor_rm"}
-"""Plugins for batch systems, and the command that cancels a job there."""
+__all__ = ["NodeCrash", "RecordingMixin", "RunRecord", "linear_plugin", "multiprocess_plugin"]
 
 _WAIT_S = 1.0
 _LOGGER = logging.getLogger("conform")
@@ -110,12 +105,13 @@ class RunRecord:
         self.check()
 
 
-class _RecordingMixin(DistributedPluginBase):
+class RecordingMixin(DistributedPluginBase):
     """Keep crashes in memory, whether or not a crash file can be written."""
 
     record: RunRecord
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run a graph, and tell the record of it."""
         self._status_callback = self.record.on_status  # not in plugin_args, which nodes may pickle
         self.record.nodes = {str(node.fullname) for node in graph.nodes()}
         self.record.begin(len(graph))
@@ -144,7 +140,7 @@ class _RecordingMixin(DistributedPluginBase):
         self.record.finished = True
 
 
-class _WorkersPlugin(_RecordingMixin, MultiProcPlugin):
+class _WorkersPlugin(RecordingMixin, MultiProcPlugin):
     """MultiProc with workers of ours: see `bids_app.workers`."""
 
     def __init__(self, plugin_args: Mapping[str, Any], setup: WorkerSetup, record: RunRecord) -> None:
@@ -276,26 +272,3 @@ def linear_plugin(plugin_args: Mapping[str, Any], record: RunRecord) -> Any:
     runner = _DebugPlugin(plugin_args=dict(plugin_args))
     runner.record = record
     return runner
-
-
-def batch_plugin(name: str, plugin_args: Mapping[str, Any], record: RunRecord) -> Any:
-    """Plugin for a batch system, one of `BATCH_CANCEL`."""
-    base = getattr(nipype_plugins, f"{name}Plugin")
-
-    def close(self: Any) -> None:
-        cancel_jobs(BATCH_CANCEL[name], list(self._pending))
-
-    runner_class = type(f"{name}Plugin", (_RecordingMixin, base), {"close": close})
-    runner = runner_class(plugin_args=dict(plugin_args))
-    runner.record = record
-    return runner
-
-
-def cancel_jobs(command: str, jobs: list[Any]) -> None:
-    """Cancel jobs of ours on a cluster; says so when it cannot."""
-    if not jobs:
-        return
-    try:
-        subprocess.run([command, *map(str, jobs)], check=True, capture_output=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOGGER.error("These jobs could not be cancelled (%s): %s", error, ", ".join(map(str, jobs)))

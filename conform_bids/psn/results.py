@@ -268,7 +268,7 @@ def _summary(plan: Plan, loaded: LoadedBetas, result: EngineResult) -> dict[str,
         "median_dimensions": _median([record.dimensions for record in result.parcels]),
         "median_reliability_before": _median([record.reliability_before for record in result.parcels]),
         "median_reliability_after": _median([record.reliability_after for record in result.parcels]),
-        "null": [vars(check) for check in result.null],
+        "null": [{key: value if np.isfinite(value) else None for key, value in vars(check).items()} for check in result.null],
         "notes": list(dict.fromkeys((*plan.notes, *loaded.notes, *result.notes))),
     }
 

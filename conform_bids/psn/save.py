@@ -228,7 +228,7 @@ def _metrics(summary: Mapping[str, Any]) -> pd.DataFrame:
         if isinstance(value, int | float) or value is None:
             rows.append((key, "n/a" if value is None else f"{value:.6g}", units.get(key, "n/a")))
     for name in ("reliability_before", "reliability_after", "reliability_in_sample"):
-        found = [check[name] for check in summary["null"] if check[name] == check[name]]
+        found = [check[name] for check in summary["null"] if check[name] is not None]
         rows.append((f"null_median_{name}", f"{np.median(found):.6g}" if found else "n/a", "n/a"))
     return pd.DataFrame(rows, columns=["metric", "value", "units"])
 

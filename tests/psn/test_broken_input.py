@@ -288,3 +288,13 @@ def test_a_parcellation_of_another_grid_fails_the_participant(make_betas: Any, b
         done = run_psn(dataset, tmp_path / "out", *flags, "--parcellation", tmp_path / name, "--overwrite")
         assert done.status == 65, done.stdout + done.stderr
         assert name in done.stdout
+
+
+@pytest.mark.slow
+def test_too_few_conditions_for_a_null_check_are_no_error(make_betas: Any, beta_spec: Any, run_psn: Any, tmp_path: Path) -> None:
+    dataset, _ = make_betas(tmp_path / "glm", beta_spec(sessions=("01",), order=[*range(6)] * 2))
+    done = run_psn(dataset, tmp_path / "out", "participant", "-w", tmp_path / "work")
+    assert done.status == 0, done.stdout + done.stderr
+    (metrics,) = (tmp_path / "out").rglob("*_desc-psn_metrics.tsv")
+    rows = dict(line.split("\t")[:2] for line in metrics.read_text().splitlines())
+    assert rows["null_median_reliability_before"] == "n/a"
