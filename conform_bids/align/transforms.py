@@ -15,7 +15,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,8 @@ def _tuples(value: Any) -> Any:
 
 
 def _pack(space: Space) -> Any:
+    """A space in bytes; where it came from by name alone, as paths of a machine do not belong into a shared file."""
+    space = replace(space, source=Path(space.source).name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "space.npz"
         space.save(path)
