@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
@@ -93,3 +94,16 @@ def test_folders_that_differ_are_told_apart(fault: str, tmp_path: Path, compare:
         "not a number": "other values",
     }
     assert any(named.get(fault, "") in line for line in found) or not found
+
+
+@pytest.mark.parametrize("change", [0.0, 1.0])
+def test_archives_in_bytes_are_compared_by_what_they_hold(
+    change: float, tmp_path: Path, compare: Callable[[Path, Path], list[str]]
+) -> None:
+    for name, save, values in (("one", np.savez, np.arange(50.0)), ("two", np.savez_compressed, np.arange(50.0) + change)):
+        (tmp_path / name).mkdir()
+        packed = io.BytesIO()
+        save(packed, values=values)
+        with h5py.File(tmp_path / name / "xfm.h5", "w") as file:
+            file["space"] = np.frombuffer(packed.getvalue(), dtype=np.uint8)
+    assert bool(compare(tmp_path / "one", tmp_path / "two")) == bool(change)
