@@ -26,6 +26,7 @@ APP = App(
     participant_report="conform_bids.align.report:write_participant_report",
     group="conform_bids.align.group:run_group",
     group_fits=True,
+    group_reads=True,
     group_outputs=("group_align.html", "group_align.tsv"),
     input_keys=("betas",),
     demo_options=("--output-spaces", "fsaverage5"),

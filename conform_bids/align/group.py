@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from conform_bids.align.aggregate import aggregate, write_only_split
 from conform_bids.align.files import recorded_settings, transform_path
 from conform_bids.align.numerics.data import Parcel, parcels_from_labels
 from conform_bids.align.numerics.maps import Template
@@ -33,8 +34,8 @@ from conform_bids.bids.names import relative_path
 from conform_bids.bids.parcellations import find_parcellation, read_parcellation
 from conform_bids.bids.spaces import Space
 from conform_bids.bids.trials import hash_stimuli
-from conform_bids.errors import UsageError
-from conform_bids.jobs import Resources
+from conform_bids.errors import MissingInputError, UsageError
+from conform_bids.jobs import GroupInputs, Resources
 from conform_bids.numerics.clusters import spatial_clusters
 from conform_bids.numerics.compute import Compute
 
@@ -52,8 +53,10 @@ def run_group(
     about: Mapping[str, str],
     resources: Resources,
     work_dir: Path,
+    *,
+    inputs: GroupInputs,
 ) -> list[Path]:
-    """Align the prepared people of an output folder, task by task.
+    """Align the prepared people of an output folder, task by task; aggregate the trials of datasets, where that is asked for.
 
     Parameters
     ----------
@@ -66,11 +69,13 @@ def run_group(
     resources : Resources
     work_dir : Path
         Responses that people share lie there while they are aligned.
+    inputs : GroupInputs
+        Datasets that ``--store`` and ``--split-only`` read.
 
     Returns
     -------
     list of Path
-        Table and page of the group.
+        Table and page of the group; the store, or the files of the split.
 
     Raises
     ------
@@ -82,7 +87,11 @@ def run_group(
     if settings.template is not None:
         raise UsageError("--template: the level group makes a template; leave the option out, or run the level participant alone")
     output_dir = Path(output_dir)
-    groups = find_prepared(output_dir, participants)
+    if settings.split_only:
+        return write_only_split(output_dir, inputs, resources.random_seed)
+    if not participants and not settings.store:
+        raise MissingInputError(f"{output_dir}: nobody is prepared; run the level participant first, or ask for --store")
+    groups = find_prepared(output_dir, participants) if participants else []
     for people in groups:
         folder = work_dir / "group"
         shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +102,8 @@ def run_group(
             shutil.rmtree(folder, ignore_errors=True)
     for participant in participants:
         write_participant_report(participant, output_dir, settings, about, (), 0)
-    return write_group_report(output_dir, participants, settings, about)
+    written = write_group_report(output_dir, participants, settings, about) if participants else []
+    return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed) if settings.store else [])]
 
 
 @dataclass(frozen=True, eq=False)

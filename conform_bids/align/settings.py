@@ -14,6 +14,7 @@ _INPUT = "input"
 _METHOD = "method"
 _PARCELS = "parcels"
 _TEMPLATE = "template"
+_STORE = "the aggregated dataset"
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,28 @@ class AlignSettings:
         group=_TEMPLATE,
     )
 
+    store: bool = option(
+        False,
+        "At the level group: write everybody's trials, of all datasets (bids_dir, or those of -d NAME=PATH), to OUT/store, with a split "
+        "that does not leak. A store that is there gets the datasets that it lacks. Nobody has to be aligned for it.",
+        group=_STORE,
+    )
+    store_source: str = option(
+        "glm", "Whose betas are stored: single trials, denoised responses, or aligned ones.", choices=("glm", "psn", "align"), group=_STORE
+    )
+    split_only: bool = option(
+        False,
+        "At the level group: write split.tsv from the stimuli of all datasets alone, before any fit, and nothing else; conform-glm and "
+        "conform-psn take it by --split.",
+        group=_STORE,
+    )
+
     def __post_init__(self) -> None:
         validate(self)
+        if self.store_source != "glm" and not self.store:
+            raise UsageError("--store-source has no effect without --store")
+        if self.store and self.split_only:
+            raise UsageError("--store and --split-only: name one; a store makes its split itself")
         for flag, label in (("--input-desc", self.input_desc), ("--template-name", self.template_name)):
             if label is not None and not (label.isascii() and label.isalnum()):
                 raise UsageError(f"{flag}: {label!r} is not a BIDS label (letters and digits)")
