@@ -135,8 +135,8 @@ class EncodeSettings:
     training_steps: int | None = option(
         None,
         "Steps of training of a network, for each person left out and for the model itself (default: 2000 of unrolled, about a tenth of "
-        "a second each on one core; 1800 of incontext, half a second each; 200000 of --preset paper). A run that was interrupted goes on "
-        "where it was.",
+        "a second each on one core; 6000 of incontext, as long each; 200000 of --preset paper). A run that was interrupted goes on where "
+        "it was.",
         minimum=1,
         maximum=10_000_000,
         group=_POPULATION,

@@ -58,7 +58,7 @@ class PresetOptions:
 
 
 PRESETS: dict[str, PresetOptions] = {
-    "small": PresetOptions(steps=1800, fixed_context=60, contexts=(10, 110)),
+    "small": PresetOptions(6000, fixed_context=60, contexts=(10, 110), learning_rate=2e-3, weight_decay=0.02),
     "paper": PresetOptions(steps=200_000, fixed_context=500, contexts=(30, 500), units=80, dropout=0.5),
 }
 
@@ -74,8 +74,8 @@ class InContextOptions:
         Instead of the preset's.
     shares : tuple of float
         Of the steps, for each of the three phases.
-    bf16 : bool
-        Matrix products in half the precision.
+    bf16 : bool, optional
+        Matrix products in half the precision; by default where it helps: not for small networks on a CPU, which it slows down.
     max_units : int
         Drawn at random from each training person.
     shape : Shape, optional
@@ -88,13 +88,18 @@ class InContextOptions:
 
     preset: str = "small"
     steps: int | None = None
-    shares: tuple[float, float, float] = (0.3, 0.4, 0.3)
-    bf16: bool = True
+    shares: tuple[float, float, float] = (0.05, 0.6, 0.35)
+    bf16: bool | None = None
     max_units: int = 3000
     shape: Shape | None = None
     save_every: int = 200
     seed: int = 0
     device: str = "cpu"
+
+    @property
+    def half_precision(self) -> bool:
+        """Whether matrix products are in half the precision."""
+        return self.bf16 if self.bf16 is not None else self.preset == "paper" or self.device != "cpu"
 
     def resolve(self) -> PresetOptions:
         """The preset, with these steps."""
@@ -232,7 +237,7 @@ def _loss(
         units = rng.integers(person.responses.shape[1], size=preset.units)[:, None]
         responses, targets = person.responses[context, units], person.responses[queries, units]
     tensors = [_tensor(array, options.device) for array in (person.embeddings[context], responses, person.embeddings[queries], targets)]
-    with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16, enabled=options.bf16):
+    with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16, enabled=options.half_precision):
         found, bias = network(tensors[0], tensors[1])
     predicted = torch.einsum("bqe,be->bq", tensors[2], found.float()) + bias.float()[:, None]
     return torch.square(predicted - tensors[3]).mean()
