@@ -77,11 +77,11 @@ def adapt_person(plan: Plan, loaded: Loaded) -> Fitted:
     if plan.has_held_out:
         arrays |= _score_maps(adapted, person) | {"noiseceiling": np.asarray(loaded.ceiling)}
         numbers |= _score_first(plan, adapted, person, context)
-        if plan.settings.n_draws > 1:
+        if len(rows) > 1:
             numbers |= _score_draws(plan, model, person, rows)
     if plan.settings.influence:
         arrays["influence"] = person.in_grid(_influence(model, context, decision))
-    facts = {"Population": _describe(plan, card, decision, rows[0], loaded)}
+    facts = {"Population": _describe(plan, card, decision, rows, loaded)}
     notes = [] if decision.accepted else [_fallback(card, decision)]
     if (n_asked := plan.settings.n_context) and n_asked > loaded.n_train:
         notes.append(f"--context {n_asked}: there are {loaded.n_train} train stimuli with features; all of them are the context")
@@ -114,7 +114,8 @@ class _Person:
 def _contexts(plan: Plan, features: Array) -> list[npt.NDArray[np.intp]]:
     settings = plan.settings
     n_context = settings.n_context or len(features)
-    return [choose_context(features, n_context, settings.context_strategy, plan.random_seed, draw) for draw in range(settings.n_draws)]
+    n_draws = settings.n_draws if n_context < len(features) else 1  # all of them can be drawn in one way only
+    return [choose_context(features, n_context, settings.context_strategy, plan.random_seed, draw) for draw in range(n_draws)]
 
 
 def _linear(adapted: Adapted, person: _Person, widths: list[int]) -> LinearModel:
@@ -193,8 +194,9 @@ def _fallback(card: ModelCard, decision: Decision) -> str:
     return f"THE GUARD USED RIDGE REGRESSION: the population model ({card.engine}) does not suit this person: {why}"
 
 
-def _describe(plan: Plan, card: ModelCard, decision: Decision, rows: npt.NDArray[np.intp], loaded: Loaded) -> dict[str, Any]:
+def _describe(plan: Plan, card: ModelCard, decision: Decision, contexts: list[npt.NDArray[np.intp]], loaded: Loaded) -> dict[str, Any]:
     """Fields of the sidecars."""
+    rows = contexts[0]
     content = {"Engine": card.engine, "TrainedOn": card.people, "StoreVersion": card.store_version, "ModelSoftware": card.software}
     stimuli = loaded.conditions["stim_id"].to_numpy(dtype=str)[rows]
     return {
@@ -203,7 +205,7 @@ def _describe(plan: Plan, card: ModelCard, decision: Decision, rows: npt.NDArray
         "Context": len(rows),
         "ContextStrategy": "all" if len(rows) == loaded.n_train else plan.settings.context_strategy,
         "ContextStimuliHash": hash_stimuli(stimuli),
-        "Draws": plan.settings.n_draws,
+        "Draws": len(contexts),
         "ModelUsed": card.engine if decision.accepted else "ridge",
         "Guard": asdict(decision),
     }
