@@ -27,7 +27,7 @@ import pytest
 from conform_bids.stimuli.feature_files import write_features
 from conform_bids.stimuli.features import FeatureTable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 ROUNDS = 32
 SEED = 20261124
