@@ -51,16 +51,17 @@ class EvidenceScan:
         n_runs = len(n_free)
         self._n_free = n_free
         self._runs = [_RunTerms([factors[hrf][run] for hrf in range(self._n_hrfs)], device) for run in range(n_runs)]
-        shape = (n_units, self._n_hrfs, len(SCAN_LAMBDAS))
+        # units last: narrow products are several times slower the other way round
+        shape = (self._n_hrfs, len(SCAN_LAMBDAS), n_units)
         self._explained, self._linear = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self._total = np.zeros((n_runs, n_units))
 
     def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
         """See `RunScan`; ``total`` is the sum of squares with nuisance and serial correlation out."""
-        terms = self._runs[run]
-        self._linear[units] += to_numpy(values @ terms.linear).reshape(len(values), self._n_hrfs, -1)
-        squares = (values @ terms.directions).square_().view(len(values), self._n_hrfs, -1)
-        self._explained[units] += to_numpy(torch.bmm(squares.transpose(0, 1), terms.gain)).transpose(1, 0, 2)
+        terms, shape = self._runs[run], (self._n_hrfs, -1, len(values))
+        self._linear[:, :, units] += to_numpy(terms.linear @ values.T).reshape(shape)
+        squares = (terms.directions @ values.T).square_().view(shape)
+        self._explained[:, :, units] += to_numpy(torch.bmm(terms.gain, squares))
         self._total[run, units] = to_numpy(total)
 
     def result(self, compute: Compute) -> FloatArray:
@@ -77,15 +78,16 @@ class EvidenceScan:
 
     def _evidence(self, result: FloatArray, units: IntArray, model: tuple[torch.Tensor, torch.Tensor, int], compute: Compute) -> None:
         """Fill the columns of units that are present in the same runs."""
-        information, penalty, freedom = model
+        information, penalty = model[0][..., None], model[1][..., None]
+        freedom = model[2]
 
         def block(members: IntArray) -> None:
-            total = torch.from_numpy(self._total[:, members].sum(axis=0))[:, None, None]
-            linear = torch.from_numpy(self._linear[members]).double()
-            explained = torch.from_numpy(self._explained[members]) + linear.square_().div_(information)
+            total = torch.from_numpy(self._total[:, members].sum(axis=0))
+            linear = torch.from_numpy(self._linear[:, :, members]).double()
+            explained = torch.from_numpy(self._explained[:, :, members]) + linear.square_().div_(information)
             rest = torch.maximum(total - explained, 1e-9 * total)
             evidence = rest.log_().mul_(-freedom).sub_(penalty).mul_(0.5)
-            result[:, members] = evidence.logsumexp(2).T.numpy()
+            result[:, members] = evidence.logsumexp(1).numpy()
 
         map_blocks(block, index_blocks(units, BLOCK_UNITS), compute)
 
@@ -105,12 +107,12 @@ class _RunTerms:
 
     Attributes
     ----------
-    directions : (n_volumes, n_hrfs * rank) tensor
-        U, padded to the same rank.
-    gain : (n_hrfs, rank, n_lambdas) tensor
+    directions : (n_hrfs * rank, n_volumes) tensor
+        U', padded to the same rank.
+    gain : (n_hrfs, n_lambdas, rank) tensor
         lambda S^2 / d.
-    linear : (n_volumes, n_hrfs * n_lambdas) tensor
-        U (a S / d).
+    linear : (n_hrfs * n_lambdas, n_volumes) tensor
+        (U (a S / d))'.
     information, log_determinant : (n_hrfs, n_lambdas) float64 arrays
         Sums of a^2 S^2 / d and of log d.
     """
@@ -121,9 +123,9 @@ class _RunTerms:
         singular = np.stack([np.pad(factor.singular, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
         sums = np.stack([np.pad(factor.right.sum(axis=0), (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
         spread = 1 + SCAN_LAMBDAS * singular**2
-        left = torch.stack([torch.nn.functional.pad(factor.left, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])
-        self.directions = left.transpose(0, 1).flatten(1).contiguous()
-        self.gain = to_tensor(1 - 1 / spread, device)
-        self.linear = torch.bmm(left, to_tensor(sums * singular / spread, device)).transpose(0, 1).flatten(1).contiguous()
+        left = torch.stack([torch.nn.functional.pad(factor.left.T, (0, 0, 0, extra)) for factor, extra in zip(factors, padding, strict=True)])
+        self.directions = left.flatten(0, 1)
+        self.gain = to_tensor((1 - 1 / spread).transpose(0, 2, 1), device)
+        self.linear = torch.bmm(to_tensor((sums * singular / spread).transpose(0, 2, 1), device), left).flatten(0, 1)
         self.information: FloatArray = (np.square(sums * singular) / spread).sum(axis=1)
         self.log_determinant: FloatArray = np.log(spread).sum(axis=1)

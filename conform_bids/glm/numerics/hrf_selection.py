@@ -100,26 +100,26 @@ class LibraryScan:
             return _run_products(regressors[run], bases[run].extra, compute.device)
 
         self._runs = map_blocks(products, range(design.n_runs), compute)
-        self._residual = np.zeros((n_units, self._n_hrfs))
+        self._residual = np.zeros((self._n_hrfs, n_units))
         self._total = np.zeros(n_units)
 
     def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
         """See `RunScan`."""
         directions, leaks, extra = self._runs[run]
-        if directions.shape[1]:
-            products = (values @ directions).view(len(values), self._n_hrfs, -1)
-            explained = torch.linalg.vector_norm(products, dim=2).square_()
+        shape = (self._n_hrfs, -1, len(values))
+        if len(directions):
+            explained = (directions @ values.T).square_().view(shape).sum(1)
         else:
-            explained = values.new_zeros((len(values), self._n_hrfs))
-        if leaks.shape[1]:
-            inside = (values @ leaks).view(len(values), self._n_hrfs, -1)
-            explained += (inside * (2 * (values @ extra)[:, None, :] - inside)).sum(2)
-        self._residual[units] += to_numpy(total[:, None] - explained)
+            explained = values.new_zeros((self._n_hrfs, len(values)))
+        if len(leaks):
+            inside = (leaks @ values.T).view(shape)
+            explained += (inside * (2 * (extra @ values.T) - inside)).sum(1)
+        self._residual[:, units] += to_numpy(total - explained)
         self._total[units] += to_numpy(total)
 
     def result(self) -> FloatArray:
         """R2 in percent over all runs, (n_hrfs, n_units)."""
-        return np.ascontiguousarray(percent_explained(self._residual, self._total[:, None]).T)
+        return percent_explained(self._residual, self._total)
 
 
 def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -127,24 +127,22 @@ def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tup
 
     Returns
     -------
-    directions : (n_volumes, n_hrfs * rank) tensor
-        Orthonormal bases U of the regressors, padded to the same rank: |U'y|^2 is explained.
-    leaks : (n_volumes, n_hrfs * p) tensor
-        M = U S^-1 N', which gives the part N b of the fit that lies in the basis E of `least_squares`; no columns without such a basis.
-    extra : (n_volumes, p) tensor
-        E.
+    directions : (n_hrfs * rank, n_volumes) tensor
+        Transposed orthonormal bases U of the regressors, padded to the same rank: |U'y|^2 is explained.
+    leaks : (n_hrfs * p, n_volumes) tensor
+        N S^-1 U', which gives the part N b of the fit that lies in the basis E of `least_squares`; no rows without such a basis.
+    extra : (p, n_volumes) tensor
+        E'.
     """
     if extra.shape[1] == 0:
-        directions = fitted_directions(regressors)
-        stacked = np.moveaxis(directions, 0, 1).reshape(directions.shape[1], -1)
-        nothing = np.zeros((len(extra), 0))
-        return to_tensor(stacked, device), to_tensor(nothing, device), to_tensor(nothing, device)
+        nothing = np.zeros((0, len(extra)))
+        directions = fitted_directions(regressors).transpose(0, 2, 1)
+        return to_tensor(directions.reshape(-1, len(extra)), device), to_tensor(nothing, device), to_tensor(nothing, device)
     factors = [factorise_run(columns, extra, device) for columns in regressors]
     rank = max(factor.left.shape[1] for factor in factors)
-    padded = torch.stack([torch.nn.functional.pad(factor.left, (0, rank - factor.left.shape[1])) for factor in factors], dim=1)
-    leaks = torch.stack([_leak(factor) for factor in factors], dim=1)
-    return padded.flatten(1).contiguous(), leaks.flatten(1).contiguous(), to_tensor(extra, device)
+    padded = [torch.nn.functional.pad(factor.left.T, (0, 0, 0, rank - factor.left.shape[1])) for factor in factors]
+    return torch.cat(padded), torch.cat([_leak(factor) for factor in factors]), to_tensor(extra.T, device)
 
 
 def _leak(factor: RunFactor) -> torch.Tensor:
-    return factor.left @ to_tensor((factor.leak / factor.singular).T, factor.device)
+    return to_tensor(factor.leak / factor.singular, factor.device) @ factor.left.T

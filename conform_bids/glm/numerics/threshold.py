@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
+
+from conform_bids.glm.numerics.mixture import CollapsedError, fit_two_normals
 
 __all__ = ["find_r2_threshold", "robust_range"]
 
@@ -60,9 +60,6 @@ def find_r2_threshold(rsquared: npt.NDArray[np.floating], seed: int = 0) -> floa
         The first point, from the right of a grid over the robust range, where the posterior of the component that dominates at the
         right end is at most one half. With fewer than 10 distinct values, their median.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
     values = np.asarray(rsquared, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(np.unique(values)) < 10:
@@ -72,16 +69,11 @@ def find_r2_threshold(rsquared: npt.NDArray[np.floating], seed: int = 0) -> floa
         # quantiles by one sort: numpy's partitions once for each
         places = (len(values) - 1) * (np.arange(MOST_VALUES) + 0.5) / MOST_VALUES
         values = np.interp(places, np.arange(len(values)), np.sort(values))
-    mixture = GaussianMixture(n_components=2, tol=1e-10, reg_covar=0.0, n_init=3, max_iter=100, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        try:
-            mixture.fit(values[:, None])
-        except ValueError:  # a component collapsed onto one value
-            mixture.set_params(reg_covar=1e-6).fit(values[:, None])
-    means = mixture.means_.ravel()
-    grid = np.linspace(min(low, means.min()), max(high, means.max()), N_GRID)
-    posterior = mixture.predict_proba(grid[:, None])
-    posterior = posterior[:, int(np.argmax(posterior[-1]))]
-    below = np.flatnonzero(posterior <= 0.5)
+    try:
+        mixture = fit_two_normals(values, seed=seed)
+    except CollapsedError:  # onto one value
+        mixture = fit_two_normals(values, seed=seed, least_variance=1e-6)
+    grid = np.linspace(min(low, mixture.means.min()), max(high, mixture.means.max()), N_GRID)
+    odds = mixture.log_odds(grid)
+    below = np.flatnonzero((odds if odds[-1] >= 0 else -odds) <= 0)
     return float(grid[below[-1]] if len(below) else grid[0])
