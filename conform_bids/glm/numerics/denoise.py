@@ -13,7 +13,7 @@ import torch
 from conform_bids.glm.numerics.data import CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import block_units
-from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, RunFactor, factorise_run
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFit, factorise_run, fit_span
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
@@ -195,40 +195,45 @@ class _CountFactor:
 
     ``plain`` is the fit without any, ``start`` the one that the regressors are added to (compat with user regressors: the two differ).
     Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that number is row k of ``probe`` Y.
+    ``gram`` holds the products of the updates, weighted by how many trials each trial predicts: twice below the diagonal, 0 above it.
     """
 
-    plain: RunFactor
-    start: RunFactor
+    plain: SpanFit
+    start: SpanFit
     probe: torch.Tensor
     update: torch.Tensor
+    gram: torch.Tensor
 
 
-def _count_factor(regressors: FloatArray, extra: FloatArray, pcs: FloatArray, device: str) -> _CountFactor:
+def _count_factor(regressors: FloatArray, extra: FloatArray, added: FloatArray, weights: FloatArray, device: str) -> _CountFactor:
     """Nested models by orthogonalisation: what regressor k adds to design and regressors before it is a unit vector q_k.
 
     With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
     W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y. A regressor that adds nothing (it lies in
     the design) leaves the model as it is.
     """
-    start = factorise_run(regressors, extra, device)
-    plain = factorise_run(regressors, np.zeros((len(extra), 0)), device) if extra.shape[1] else start
-    added = extend_basis(extra, pcs)
-    left = start.left.double().cpu().numpy()
-    inside = left.T @ added
-    outside = added - left @ inside
+    start = fit_span(regressors, extra)
+    plain = fit_span(regressors, extra[:, :0]) if extra.shape[1] else start
+    inside = start.directions.T @ added
+    outside = added - start.directions @ inside
     directions, combine = np.zeros_like(outside), np.zeros((added.shape[1],) * 2)
     for k in range(added.shape[1]):
         overlap = directions.T @ outside[:, k]
         rest = outside[:, k] - directions @ overlap
-        length = float(np.linalg.norm(rest))
+        length = float(np.sqrt(rest @ rest))
         if length > RANK_TOLERANCE:
             directions[:, k] = rest / length
-            combine[:, k] = (np.eye(len(combine))[:, k] - combine @ overlap) / length
+            combine[:, k] = -(combine @ overlap) / length
+            combine[k, k] += 1 / length
+    update = start.weights @ inside @ combine
+    gram = update.T @ (weights[:, None] * update)
+    on_device = start.on(device)
     return _CountFactor(
-        plain=plain,
-        start=start,
+        plain=plain.on(device) if plain is not start else on_device,
+        start=on_device,
         probe=to_tensor(directions.T, device),
-        update=to_tensor((start.right / start.singular) @ inside @ combine, device),
+        update=to_tensor(update, device),
+        gram=to_tensor(np.tril(gram) + np.tril(gram, -1), device),
     )
 
 
@@ -271,18 +276,15 @@ def count_badness(
     group_of_run = np.arange(design.n_runs) * min(design.n_runs, MOST_GROUPS) // max(design.n_runs, 1)
     result = np.full((int(group_of_run.max()) + 1, n_pcs + 1, len(units)), np.nan)
     scorer = RepeatScorer(design, pairs, data.device)
+    added = [extend_basis(basis.extra, pc[:, :n_pcs]) for basis, pc in zip(data.bases, pcs, strict=True)]
     tasks = [(hrf, run) for hrf, _ in units_by_hrf(hrf_index[units]) for run in range(design.n_runs)]
-    factors = dict(
-        zip(
-            tasks,
-            map_blocks(
-                lambda task: _count_factor(regressors[task[1]][task[0]], data.bases[task[1]].extra, pcs[task[1]][:, :n_pcs], data.device),
-                tasks,
-                compute,
-            ),
-            strict=True,
-        )
-    )
+
+    def factorise(task: tuple[int, int]) -> _CountFactor:
+        hrf, run = task
+        weights = pairs.n_partners[design.trials_of(run)]
+        return _count_factor(regressors[run][hrf], data.bases[run].extra, added[run], weights, data.device)
+
+    factors = dict(zip(tasks, map_blocks(factorise, tasks, compute), strict=True))
     blocks = [
         (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
     ]
@@ -324,30 +326,36 @@ class RepeatScorer:
                 size=matrix.shape,
                 check_invariants=True,
             ).to(device)
-        self.trials_of_session = {
-            int(session): torch.from_numpy(np.flatnonzero((sessions == session) & design.train)).to(device)
+        self._sessions = {
+            int(session): (_rows(sessions == session, device), _rows((sessions == session) & design.train, device))
             for session in np.unique(design.session)
         }
-        self.session_of_trial = torch.from_numpy(sessions.astype(np.int64)).to(device)
 
     def standardise(self, betas: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """z-scores (n_trials, n_units) by session, and the mean and 1/SD of each session (0 where the SD is 0)."""
-        z = torch.zeros_like(betas)
+        z = torch.empty_like(betas)
         means, inverses = {}, {}
-        for session, rows in self.trials_of_session.items():
-            part = betas[rows]
-            mean = part.mean(0) if len(rows) else torch.zeros_like(betas[0])
-            # of deviations, not torch.std, which is several times slower over rows
-            deviation = torch.linalg.vector_norm(part.sub_(mean), dim=0) / max(len(rows) - 1, 1) ** 0.5
+        for session, (own, train) in self._sessions.items():
+            part = betas[train]
+            mean = part.mean(0) if len(part) else torch.zeros_like(betas[0])
+            # sums of squares, as torch.std and norms are several times slower over rows
+            deviation = ((part - mean).square_().sum(0) / max(len(part) - 1, 1)).sqrt_()
             inverse = torch.where(deviation > 0, 1 / deviation, torch.zeros_like(deviation))
-            own = self.session_of_trial == session
-            z[own] = (betas[own] - mean) * inverse
+            z[own] = (betas[own] - mean).mul_(inverse)
             means[session], inverses[session] = mean, inverse
         return z, means, inverses
 
     def targets(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of each trial's partners (n_trials, n_units), and the constant of the error (n_units,)."""
         return self.partners @ z, (self.test_weights[:, None] * z.square()).sum(0)
+
+
+def _rows(chosen: BoolArray, device: str) -> slice | torch.Tensor:
+    """Rows as a slice, which copies nothing, where they follow each other; else as numbers."""
+    rows = np.flatnonzero(chosen)
+    if len(rows) == 0 or rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+    return torch.from_numpy(rows).to(device)
 
 
 def _block_badness(
@@ -359,35 +367,27 @@ def _block_badness(
     start = plain if all(factor.plain is factor.start for factor in factors) else torch.empty_like(plain)
     for run, factor in enumerate(factors):
         rows = design.trials_of(run)
-        start[rows] = factor.start.weights @ (factor.start.left.T @ values[run].T)
+        torch.mm(factor.start.weights, factor.start.directions.T @ values[run].T, out=start[rows])
         if start is not plain:
-            plain[rows] = factor.plain.weights @ (factor.plain.left.T @ values[run].T)
+            torch.mm(factor.plain.weights, factor.plain.directions.T @ values[run].T, out=plain[rows])
     z, means, inverses = scorer.standardise(plain)
     partners = scorer.partners @ z
+    weighted = scorer.weights[:, None] * z
+    alone = z * torch.sub(weighted, partners, alpha=2)
+    tested = z.square().mul_(scorer.test_weights[:, None])
     errors = values[0].new_zeros((design.n_runs, n_pcs + 1, n_units))
     for run, factor in enumerate(factors):
-        rows = design.trials_of(run)
-        session = int(design.session[run])
-        weights, tested = scorer.weights[rows], scorer.test_weights[rows]
-        held_out = (tested[:, None] * z[rows].square()).sum(0)
-        errors[run, 0] = (z[rows] * (weights[:, None] * z[rows] - 2 * partners[rows])).sum(0) + held_out
-        z_start = z[rows] if start is plain else (start[rows] - means[session]) * inverses[session]
-        change = (factor.probe @ values[run].T) * inverses[session]
-        errors[run, 1:] = _nested_errors(z_start, partners[rows], weights, factor.update, change) + held_out
+        rows, session = design.trials_of(run), int(design.session[run])
+        errors[run, 0] = alone[rows].sum(0)
+        first, residual = errors[run, 0], weighted[rows] - partners[rows]
+        if start is not plain:
+            z_start = (start[rows] - means[session]) * inverses[session]
+            weighted_start = scorer.weights[rows, None] * z_start
+            first = (z_start * (weighted_start - 2 * partners[rows])).sum(0)
+            residual = weighted_start - partners[rows]
+        change = (factor.probe @ values[run].T).mul_(inverses[session])
+        # the square expanded, regressor by regressor, instead of forming K sets of betas
+        steps = torch.addmm(factor.gram @ change, factor.update.T, residual, alpha=-2).mul_(change)
+        errors[run, 1:] = steps.cumsum(0).add_(first)
+        errors[run] += tested[rows].sum(0)
     return errors
-
-
-def _nested_errors(
-    z: torch.Tensor, partners: torch.Tensor, weights: torch.Tensor, update: torch.Tensor, change: torch.Tensor
-) -> torch.Tensor:
-    """Error of a run's trials with 1..K regressors, (K, n_units), by expanding the square instead of forming K sets of betas."""
-    weighted = weights[:, None] * z
-    error = (z * (weighted - 2 * partners)).sum(0)
-    slope = update.T @ (weighted - partners)
-    gram = update.T @ (weights[:, None] * update)
-    result = []
-    for k in range(len(change)):
-        correction = gram[k, :k] @ change[:k] if k else torch.zeros_like(error)
-        error = error - 2 * change[k] * (slope[k] - correction) + gram[k, k] * change[k].square()
-        result.append(error)
-    return torch.stack(result) if result else z.new_zeros((0, z.shape[1]))

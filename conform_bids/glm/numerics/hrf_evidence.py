@@ -123,7 +123,9 @@ class _RunTerms:
         singular = np.stack([np.pad(factor.singular, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
         sums = np.stack([np.pad(factor.right.sum(axis=0), (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
         spread = 1 + SCAN_LAMBDAS * singular**2
-        left = torch.stack([torch.nn.functional.pad(factor.left.T, (0, 0, 0, extra)) for factor, extra in zip(factors, padding, strict=True)])
+        left = torch.stack(
+            [torch.nn.functional.pad(factor.left.T, (0, 0, 0, extra)) for factor, extra in zip(factors, padding, strict=True)]
+        )
         self.directions = left.flatten(0, 1)
         self.gain = to_tensor((1 - 1 / spread).transpose(0, 2, 1), device)
         self.linear = torch.bmm(to_tensor((sums * singular / spread).transpose(0, 2, 1), device), left).flatten(0, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import torch
 
 from conform_bids.numerics.compute import to_tensor
 
-__all__ = ["RunFactor", "factorise_run", "fitted_directions", "residual_sum_of_squares", "separate_trials_matrix"]
+__all__ = ["RunFactor", "SpanFit", "factorise_run", "fit_span", "fitted_directions", "residual_sum_of_squares", "separate_trials_matrix"]
 
 FloatArray = npt.NDArray[np.float64]
 RANK_TOLERANCE = 1e-6
@@ -112,31 +113,68 @@ def _decompose(matrix: FloatArray, norm: float) -> tuple[FloatArray, FloatArray,
     return left[:, keep], singular[keep], right[keep].T
 
 
+@dataclass(frozen=True)
+class SpanFit:
+    """An orthonormal basis U of what regressors span, and what turns U'Y into ordinary betas; arrays or tensors.
+
+    Attributes
+    ----------
+    directions : (n_volumes, rank)
+        U.
+    weights : (n_trials, rank)
+        Betas are weights @ U'Y.
+    """
+
+    directions: Any
+    weights: Any
+
+    def on(self, device: str) -> SpanFit:
+        """Float32 tensors on the device."""
+        return SpanFit(to_tensor(self.directions, device), to_tensor(self.weights, device))
+
+
+def fit_span(regressors: FloatArray, extra: FloatArray) -> SpanFit:
+    """Basis and weights of a run's regressors, with the basis ``extra`` taken out of them.
+
+    By Cholesky's decomposition of the Gram matrix, a third of the work of a singular value decomposition, where it is well conditioned.
+
+    Parameters
+    ----------
+    regressors : (n_volumes, n_trials) float64 array
+        Base nuisance out.
+    extra : (n_volumes, p) float64 array
+        Orthonormal, orthogonal to the base nuisance.
+    """
+    norm = np.linalg.norm(regressors, axis=0).max(initial=0.0)
+    clean = regressors - extra @ (extra.T @ regressors) if extra.shape[1] else regressors
+    lower = _cholesky(clean.T @ clean, norm) if min(clean.shape) and clean.shape[0] >= clean.shape[1] else None
+    if lower is None:
+        left, singular, right = _decompose(clean, norm)
+        return SpanFit(left, right / singular)
+    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
+    return SpanFit(clean @ inverse.T, inverse.T)
+
+
+def _cholesky(gram: FloatArray, norm: float) -> FloatArray | None:
+    """Lower triangle of a Gram matrix, or None where it is not well conditioned."""
+    try:
+        lower = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        return None
+    return lower if lower.diagonal().min() > WELL_CONDITIONED * norm else None
+
+
 def fitted_directions(regressors: FloatArray) -> FloatArray:
     """Orthonormal bases of what each HRF's regressors span, (n_hrfs, n_volumes, rank), padded with zeros to the same rank.
 
-    By Cholesky's decomposition of the Gram matrices where they are well conditioned, as any basis gives the same R2.
+    Any basis gives the same R2.
 
     Parameters
     ----------
     regressors : (n_hrfs, n_volumes, n_trials) float64 array
         All nuisance out.
     """
-    if min(regressors.shape) and regressors.shape[1] >= regressors.shape[2]:
-        try:
-            lower = np.linalg.cholesky(regressors.transpose(0, 2, 1) @ regressors)
-        except np.linalg.LinAlgError:
-            lower = None
-        if lower is not None:
-            pivots = np.diagonal(lower, axis1=1, axis2=2)
-            norm = np.linalg.norm(regressors, axis=1).max()
-            if pivots.min() > WELL_CONDITIONED * norm:
-                solved = [
-                    scipy.linalg.solve_triangular(triangle, columns.T, lower=True, check_finite=False)
-                    for triangle, columns in zip(lower, regressors, strict=True)
-                ]
-                return np.stack(solved).transpose(0, 2, 1)
-    parts = [_decompose(columns, np.linalg.norm(columns, axis=0).max(initial=0.0))[0] for columns in regressors]
+    parts = [fit_span(columns, columns[:, :0]).directions for columns in regressors]
     rank = max(part.shape[1] for part in parts)
     return np.stack([np.pad(part, ((0, 0), (0, rank - part.shape[1]))) for part in parts])
 

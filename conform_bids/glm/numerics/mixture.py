@@ -99,9 +99,7 @@ def _start(values: FloatArray, random: np.random.RandomState) -> FloatArray:
     return np.asarray(labels == 0, dtype=np.float64)
 
 
-def _climb(
-    values: FloatArray, first: FloatArray, most_rounds: int, tolerance: float, least_variance: float
-) -> tuple[TwoNormals, float]:
+def _climb(values: FloatArray, first: FloatArray, most_rounds: int, tolerance: float, least_variance: float) -> tuple[TwoNormals, float]:
     """Expectation maximisation from the share (n,) that the first component has of every value."""
     mixture, before, likelihood = _maximise(values, first, least_variance), -np.inf, -np.inf
     for _ in range(most_rounds):
