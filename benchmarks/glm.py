@@ -121,10 +121,12 @@ def needed_flops(design: Design, options: FitOptions, result: FitResult) -> floa
                 fitted = N_HRFS if averaged else 1
                 total += units * (N_HRFS * project + fitted * (project + rotate + 8.0 * 9 * trials)) + N_HRFS * 2.0 * volumes * trials**2
                 total += (N_HRFS if averaged else used) * decompose
+            elif model == "fithrfdenoiserr":
+                # beside fithrfdenoise, which has projected the data, what the penalties cost is all that comes on top
+                shared = "fithrfdenoise" in options.models
+                total += units * ((2 + n_fractions) * rotate + (0 if shared else project + rotate)) + (0 if shared else used * decompose)
             else:
-                total += units * (project + rotate) + (used * decompose if model != "fithrfdenoiserr" else 0)
-            if model == "fithrfdenoiserr":
-                total += units * ((2 + n_fractions) * rotate)
+                total += units * (project + rotate) + used * decompose
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -312,7 +312,6 @@ class RepeatScorer:
 
     def __init__(self, design: Design, pairs: RepeatPairs, device: str) -> None:
         sessions = design.session[design.run]
-        self.session_of_run = design.session
         self.weights = to_tensor(pairs.n_partners, device)
         self.test_weights = to_tensor(pairs.test_counts, device)
         matrix = pairs.partner_matrix.tocsr()  # type: ignore[attr-defined]
@@ -331,6 +330,8 @@ class RepeatScorer:
             for session in np.unique(design.session)
         }
 
+        self._session_of_trial = torch.from_numpy(np.searchsorted(np.unique(design.session), sessions)).to(device)
+
     def standardise(self, betas: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """z-scores (n_trials, n_units) by session, and the mean and 1/SD of each session (0 where the SD is 0)."""
         z = torch.empty_like(betas)
@@ -344,6 +345,12 @@ class RepeatScorer:
             z[own] = (betas[own] - mean).mul_(inverse)
             means[session], inverses[session] = mean, inverse
         return z, means, inverses
+
+    def by_trial(self, of_sessions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """What `standardise` gives of each session, for every trial (n_trials, n_units), or once (1, n_units) for all of them."""
+        if len(of_sessions) == 1:
+            return next(iter(of_sessions.values()))[None]
+        return torch.stack(list(of_sessions.values()))[self._session_of_trial]
 
     def targets(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of each trial's partners (n_trials, n_units), and the constant of the error (n_units,)."""

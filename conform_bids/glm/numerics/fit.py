@@ -20,7 +20,8 @@ from conform_bids.glm.numerics.denoise import (
     pool_reliability,
 )
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases, rounded_regressors
-from conform_bids.glm.numerics.estimate import BetaSink, Estimate, RidgeChoice, estimate_betas, estimate_separate_betas
+from conform_bids.glm.numerics.estimate import BetaSink, Estimate, estimate_betas, estimate_separate_betas
+from conform_bids.glm.numerics.fractional_ridge import RidgeChoice
 from conform_bids.glm.numerics.groups import block_units, factorise_library, unit_groups
 from conform_bids.glm.numerics.hrf_selection import LibraryScan, OnOffScan, best_hrf
 from conform_bids.glm.numerics.least_squares import RunFactor
@@ -131,18 +132,26 @@ class _Fit:
         betas = self.allocate(f"{name}_betas", (self.design.n_trials, self.data.n_units))
         return BetaSink(betas, self.percent_scale() if self.options.percent else np.ones(self.data.n_units))
 
-    def estimate(self, name: str, extras: Sequence[FloatArray], ridge: RidgeChoice | None = None) -> Estimate:
-        """Fit one model and keep its betas in the output's units; the estimate is returned for the ridge's choices."""
+    def estimate(
+        self, name: str, extras: Sequence[FloatArray], ridge: RidgeChoice | None = None, *, ordinary: str | None = None
+    ) -> Estimate:
+        """Fit one model and keep its betas in the output's units; the estimate is returned for the ridge's choices.
+
+        ``ordinary`` names the model that the ordinary betas beside those of the ridge are kept as.
+        """
         assumed = name == "assumehrf"
         regressors = self.assumed if assumed else self.library
         hrf_index = np.zeros_like(self.hrf_index) if assumed else self.hrf_index
         # the factors differ by what is taken out of the regressors, by which the models come in order
         label = "assumed" if assumed else f"extras-{sum(extra.shape[1] for extra in extras)}"
         groups = unit_groups(self.units, hrf_index, self.present, block_units(self.design, self.compute))
-        sink = self.sink(name)
-        estimate = estimate_betas(self.data, self.design, self.factors(label, regressors, extras), groups, self.compute, sink, ridge)
+        sink, second = self.sink(name), None if ordinary is None else self.sink(ordinary)
+        factors = self.factors(label, regressors, extras)
+        estimate = estimate_betas(self.data, self.design, factors, groups, self.compute, sink, ridge, second)
         if self.options.lss and name == "fithrf":
             estimate_separate_betas(self.data, self.design, regressors, extras, groups, self.compute, sink)
+        if ordinary is not None and second is not None and estimate.ordinary is not None:
+            self.models[ordinary] = ModelFit(second.betas, estimate.ordinary.rsquared, estimate.ordinary.rsquared_run)
         self.models[name] = ModelFit(sink.betas, estimate.rsquared, estimate.rsquared_run)
         return estimate
 
@@ -305,14 +314,14 @@ def _fit_denoised(fit: _Fit, models: Sequence[str], onoff_rsquared: FloatArray) 
     result |= {"pcs_threshold": pcs_threshold, "pcs": pcs, "n_pcs": n_pcs, "pc_curve": curve, "pc_curve_se": curve_se}
     if fit.pairs.any:
         result["pool_reliability"] = pool_reliability(fit.data, fit.design, fit.library, fit.hrf_index, pool & fit.complete, fit.compute)
-    if "fithrfdenoise" in models:
-        fit.estimate("fithrfdenoise", extras)
     if "fithrfdenoiserr" in models:
-        ridge = fit.estimate("fithrfdenoiserr", extras, fit.ridge())
+        ridge = fit.estimate("fithrfdenoiserr", extras, fit.ridge(), ordinary="fithrfdenoise" if "fithrfdenoise" in models else None)
         result |= {"ridge_badness": ridge.badness, "scale_offset": ridge.scale_offset}
         fraction = np.full(fit.data.n_units, np.nan) if ridge.fraction is None else ridge.fraction
         # GLMsingle gives an all-zero unit HRF 0 and fraction 1 (quirk 11)
         result["fraction"] = np.where(fit.survey.empty, 1.0, fraction) if options.compat else fraction
+    elif "fithrfdenoise" in models:
+        fit.estimate("fithrfdenoise", extras)
     if "conform" in models:
         result["conform"], result["ordinary"] = fit.conform(covariances, [pc[:, :n_pcs] for pc in pcs])
     return result

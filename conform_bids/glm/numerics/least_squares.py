@@ -158,7 +158,7 @@ def fit_span(regressors: FloatArray, extra: FloatArray) -> SpanFit:
 def _cholesky(gram: FloatArray, norm: float) -> FloatArray | None:
     """Lower triangle of a Gram matrix, or None where it is not well conditioned."""
     try:
-        lower = np.linalg.cholesky(gram)
+        lower = np.asarray(np.linalg.cholesky(gram), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
     return lower if lower.diagonal().min() > WELL_CONDITIONED * norm else None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform_bids.glm.numerics.denoise import choose_count, noise_pool
-from conform_bids.glm.numerics.estimate import alpha_grid
+from conform_bids.glm.numerics.fractional_ridge import alpha_grid
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.numerics.threshold import find_r2_threshold, robust_range
 
