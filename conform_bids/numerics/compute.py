@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "to_numpy", "to_tensor"]
 
+SMALL_MATRIX = 128
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
@@ -38,6 +41,10 @@ class Compute:
     n_threads: int = 1
     memory_bytes: float = 1e9
 
+    def for_matrices(self, order: int) -> Compute:
+        """The same for work on matrices of this order: one thread for small ones, which would wait for the interpreter most of the time."""
+        return self if order > SMALL_MATRIX else replace(self, n_threads=1)
+
 
 @contextmanager
 def limit_threads(n_threads: int) -> Iterator[None]:
@@ -45,10 +52,16 @@ def limit_threads(n_threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        with threadpool_limits(n_threads):
+        with _thread_pools(len(sys.modules)).limit(limits=n_threads):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> ThreadpoolController:
+    """The thread pools of the process, looked up again (3 ms) only where modules, which may bring new ones, have been imported since."""
+    return ThreadpoolController()
 
 
 def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], compute: Compute) -> list[Result]:

@@ -72,20 +72,16 @@ def pool_covariances(data: CleanData, pool: BoolArray, compute: Compute) -> list
     """
     units = np.flatnonzero(pool)
 
-    def part(task: tuple[int, IntArray]) -> torch.Tensor:
-        values = data.run_rows(*task)
-        length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        values = values / torch.where(length > 0, length, torch.ones_like(length))
-        return (values.T @ values).double().cpu()
+    def of_run(run: int) -> FloatArray:
+        gram = torch.zeros((len(data.bases[run].base),) * 2, dtype=torch.float64, device=data.device)
+        for block in index_blocks(units, POOL_BLOCK):
+            values = data.run_rows(run, block)
+            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+            values = values / torch.where(length > 0, length, torch.ones_like(length))
+            gram += values.T @ values
+        return np.asarray(gram.cpu().numpy())
 
-    blocks = list(index_blocks(units, POOL_BLOCK))
-    result = []
-    for run, basis in enumerate(data.bases):
-        gram = torch.zeros((len(basis.base),) * 2, dtype=torch.float64)
-        for summand in map_blocks(part, [(run, block) for block in blocks], compute):
-            gram += summand
-        result.append(gram.numpy())
-    return result
+    return map_blocks(of_run, range(data.n_runs), compute)
 
 
 def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int) -> list[FloatArray]:
@@ -284,7 +280,7 @@ def count_badness(
         weights = pairs.n_partners[design.trials_of(run)]
         return _count_factor(regressors[run][hrf], data.bases[run].extra, added[run], weights, data.device)
 
-    factors = dict(zip(tasks, map_blocks(factorise, tasks, compute), strict=True))
+    factors = dict(zip(tasks, map_blocks(factorise, tasks, compute.for_matrices(design.most_trials)), strict=True))
     blocks = [
         (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
     ]

@@ -75,6 +75,11 @@ class Design:
         """Number of trials."""
         return len(self.run)
 
+    @property
+    def most_trials(self) -> int:
+        """Trials of the run that has most."""
+        return int(np.bincount(self.run).max()) if len(self.run) else 0
+
     def trials_of(self, run: int) -> slice:
         """Rows of the trials of a run."""
         return slice(int(np.searchsorted(self.run, run)), int(np.searchsorted(self.run, run, side="right")))

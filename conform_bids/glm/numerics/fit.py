@@ -28,7 +28,7 @@ from conform_bids.glm.numerics.least_squares import RunFactor
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.numerics.outcome import FitOptions, FitResult, ModelFit
 from conform_bids.glm.numerics.threshold import find_r2_threshold
-from conform_bids.numerics.compute import Compute, limit_threads, map_blocks
+from conform_bids.numerics.compute import Compute, limit_threads
 from conform_bids.numerics.folds import RepeatPairs, pair_repeats
 from conform_bids.numerics.hrf import HRFLibrary, response_at, sample_library_glmsingle
 from conform_bids.numerics.linalg import extend_basis, project_out
@@ -106,9 +106,7 @@ class _Fit:
             columns = rounded_regressors(self.design, curves)
         else:
             columns = exact_regressors(self.design, lambda duration, times: response_at(library, duration, times))
-        return map_blocks(
-            lambda run: np.stack([project_out(self.bases[run].base, hrf) for hrf in columns(run)]), range(self.design.n_runs), self.compute
-        )
+        return [np.stack([project_out(self.bases[run].base, hrf) for hrf in columns(run)]) for run in range(self.design.n_runs)]
 
     def user_extras(self) -> list[FloatArray]:
         """Bases of user regressors that are fitted but stay in what R2 is measured on (compat)."""
@@ -267,7 +265,8 @@ def fit_models(
     """
     compute = compute or Compute()
     allocate = allocate or (lambda _, shape: np.empty(shape, np.float32))
-    with limit_threads(compute.n_threads):
+    # threads take blocks; between blocks there are small matrices only, for which threads would wait on each other
+    with limit_threads(1):
         fit = _Fit(runs, design, library, assumed, options, compute, allocate)
         return _run_stages(fit)
 

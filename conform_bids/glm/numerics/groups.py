@@ -133,5 +133,6 @@ def factorise_library(
         return replace(factor, left=to_tensor(filters[run].T, compute.device) @ factor.left)
 
     wanted = sorted(set(hrfs))
-    factors = map_blocks(factorise, [(hrf, run) for hrf in wanted for run in range(n_runs)], compute)
+    order = max((columns.shape[2] for columns in regressors), default=0)
+    factors = map_blocks(factorise, [(hrf, run) for hrf in wanted for run in range(n_runs)], compute.for_matrices(order))
     return {hrf: factors[index * n_runs : (index + 1) * n_runs] for index, hrf in enumerate(wanted)}

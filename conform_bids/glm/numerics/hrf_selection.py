@@ -99,7 +99,7 @@ class LibraryScan:
         def products(run: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             return _run_products(regressors[run], bases[run].extra, compute.device)
 
-        self._runs = map_blocks(products, range(design.n_runs), compute)
+        self._runs = map_blocks(products, range(design.n_runs), compute.for_matrices(design.most_trials))
         self._residual = np.zeros((self._n_hrfs, n_units))
         self._total = np.zeros(n_units)
 
