@@ -157,7 +157,8 @@ class RidgeSolver:
         extra = torch.zeros_like(alphas)
         for weighing, part, s2 in zip(self.weighing, scaled.split(self.ranks), self.squared_singular.split(self.ranks), strict=True):
             if len(weighing.others):
-                shrunk = torch.add(s2[:, None], alphas).reciprocal_().mul_(part[:, None, :])
+                shrunk = torch.add(s2[:, None], alphas)
+                torch.div(part[:, None, :], shrunk, out=shrunk)
                 extra += (weighing.excess @ (weighing.others @ shrunk.flatten(1)).square_()).view_as(alphas)
         curve = self.curve.at(alphas, scaled * self.root, linear * self.twice_inverse_root, self.squared_singular)
         return curve.add_(constant).add_(extra)

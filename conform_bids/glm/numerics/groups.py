@@ -18,8 +18,8 @@ __all__ = ["BLOCK_UNITS", "UnitGroup", "block_units", "factorise_library", "rest
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
-BLOCK_UNITS = 256
-"""Units a block of the last stages: (n_trials, units) arrays of usual designs stay in a core's cache."""
+BLOCK_UNITS = 512
+"""Units a block of the last stages: enough that threads rarely wait for the interpreter, few enough for the cache."""
 
 
 @dataclass(frozen=True)
