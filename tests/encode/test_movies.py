@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
+from conform_bids.bids.gifti import write_arrays
 from conform_bids.bids.weights import read_weights
 from conform_bids.encode.movie_plan import draw_movies
 from conform_bids.encode.settings import EncodeSettings
@@ -314,3 +315,32 @@ def test_frames_by_number_need_a_rate(tmp_path: Path) -> None:
         table = FeatureTable(np.ones((3, 2)), ["a"] * 3, ["n/a"] * 3, FeatureCard("m"), np.array([0.0, 1, 2]))
         write_features(table, tmp_path / f"again{extension}")
         np.testing.assert_array_equal(read_features(tmp_path / f"again{extension}").times, [0, 1, 2])
+
+
+@pytest.mark.slow
+def test_surfaces_and_several_feature_spaces(tmp_path: Path, make_movies: Any, movie_spec: Any, run_encode: Any) -> None:
+    world = make_movies(tmp_path, movie_spec())
+    folder = world.dataset / "derivatives" / "fmriprep" / "sub-01" / "func"
+    for path in sorted(folder.glob("*_desc-preproc_bold.nii.gz")):
+        series = np.asarray(nib.load(path).get_fdata(), dtype=np.float32).reshape(48, -1).T
+        for hemi, half, structure in (("L", series[:, :24], "CortexLeft"), ("R", series[:, 24:], "CortexRight")):
+            name = f"{path.name.split('_space')[0]}_hemi-{hemi}_space-fsaverage5_bold"
+            write_arrays(half, folder / f"{name}.func.gii", None, np.dtype(np.float32), structure)
+            (folder / f"{name}.json").write_text(json.dumps({"RepetitionTime": 1.5, "StartTime": 0.75}))
+    noise = np.random.default_rng(8).standard_normal((len(world.table), 3))
+    write_features(replace(world.table, values=noise, card=FeatureCard("noise")), world.features / "noise.h5")
+    flags = ("--features", world.features, "--confounds", "trans_*", "--estimator", "banded", "-w", tmp_path / "work")
+    several = run_encode(world.dataset, tmp_path / "several", "participant", *COMMON, *flags)
+    assert several.status == 2 and "BOLD is in several spaces" in several.stderr
+    run = run_encode(world.dataset, tmp_path / "out", "participant", *COMMON, *flags, "--output-spaces", "fsaverage5")
+    assert run.status == 0, run.stderr
+    stem = tmp_path / "out" / "sub-01" / "func" / "sub-01_task-movie_hemi-L_space-fsaverage5"
+    shares, unique = (
+        np.stack([array.data for array in nib.load(f"{stem}_stat-{stat}_desc-banded_statmap.func.gii").darrays])
+        for stat in ("splitrsquared", "uniquevariance")
+    )
+    whole = nib.load(f"{stem}_stat-rsquared_desc-banded_statmap.func.gii").darrays[0].data
+    np.testing.assert_allclose(shares.sum(axis=0), whole, atol=1e-3, equal_nan=True)
+    noise_place, truth_place = 0, 1  # by file name
+    assert np.nanmedian(shares[truth_place]) > 0.4 and abs(np.nanmedian(shares[noise_place])) < 0.08
+    assert np.nanmedian(unique[truth_place]) > 0.4 and abs(np.nanmedian(unique[noise_place])) < 0.08
