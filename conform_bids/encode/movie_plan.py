@@ -70,7 +70,7 @@ def plan_movies(
     tables : tuple of Path
         Of features.
     stimuli_dir : Path or None
-        Where a backbone finds the movies.
+        Where a backbone finds the movies; by default, where there is one, stimuli/ of the raw dataset.
 
     Raises
     ------
@@ -83,6 +83,8 @@ def plan_movies(
     """
     series = find_bold(dataset, participant, selection)
     _check_one_space(series)
+    if stimuli_dir is None and dataset.raw is not None and (dataset.raw / "stimuli").is_dir():
+        stimuli_dir = dataset.raw / "stimuli"  # what a movie is, by content, counts for tables of features, too
     if all(found.events is None for found in series):
         raise MissingInputError(f"sub-{participant}: no run has events, so nothing says which movie was shown when")
     warnings = [warning for found in series for warning in found.warnings]
@@ -150,7 +152,7 @@ def _plan_task(dataset: Dataset, draft: Plan, series: list[BoldSeries], warnings
     runs = [run for index, run in enumerate(runs) if index in shown]
     check_repetition_times(runs)
     table = movie_trials(runs, settings)
-    trials = _of_known(draft, dataset, table)
+    trials = _of_known(draft, table)
     notes += [*timing_notes(series), *table.warnings, *_movie_notes(trials, runs)]
     has_split = bool((trials["split"] != "n/a").any())
     drawn = () if has_split else draw_movies(trials, settings.test_fraction, draft.random_seed)
@@ -177,10 +179,9 @@ def _plan_task(dataset: Dataset, draft: Plan, series: list[BoldSeries], warnings
     return _with_memory(plan, n_units)
 
 
-def _of_known(draft: Plan, dataset: Dataset, table: TrialTable) -> pd.DataFrame:
+def _of_known(draft: Plan, table: TrialTable) -> pd.DataFrame:
     """Trials whose stimuli have features, as far as names tell; all of them where none does."""
-    folder = draft.stimuli_dir or (dataset.raw / "stimuli" if dataset.raw is not None else None)
-    stimuli = stimulus_table(table, folder)
+    stimuli = stimulus_table(table, draft.stimuli_dir)
     known = set(stimuli["stim_id"])
     for path in draft.feature_files:
         features = read_features(path)

@@ -344,3 +344,19 @@ def test_surfaces_and_several_feature_spaces(tmp_path: Path, make_movies: Any, m
     noise_place, truth_place = 0, 1  # by file name
     assert np.nanmedian(shares[truth_place]) > 0.4 and abs(np.nanmedian(shares[noise_place])) < 0.08
     assert np.nanmedian(unique[truth_place]) > 0.4 and abs(np.nanmedian(unique[noise_place])) < 0.08
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_test_movie_is_not_fitted_on(tmp_path: Path, make_movies: Any, run_encode: Any) -> None:
+    world = make_movies(tmp_path)
+    stimuli = world.dataset / "stimuli"
+    stimuli.mkdir()
+    for name, content in (("a", b"one"), ("b", b"two"), ("c", b"the test movie"), ("t", b"the test movie")):
+        (stimuli / name).write_bytes(content)
+    flags = ("--features", world.features / "truth.h5", "--confounds", "trans_*")
+    run = run_encode(world.dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", *COMMON, *flags)
+    assert run.status == 0, run.stderr
+    assert "1 train movies have the content of a test movie under another name" in notes(tmp_path / "out")
+    assert metrics(tmp_path / "out")["n_train_movies"] == 2
+    table = pd.read_csv(tmp_path / "out" / "sub-01" / "func" / f"{STEM}_desc-ridge_trials.tsv", sep="\t")
+    assert set(table["stim_id"]) == {"a", "b", "t"} and table["content_id"].str.len().eq(64).all()
