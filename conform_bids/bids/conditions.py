@@ -12,7 +12,16 @@ from conform_bids.bids.splits import HELD_OUT, check_split, read_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import MissingInputError, UnusableInputError
 
-__all__ = ["CONDITIONS_DESCRIPTION", "number_conditions", "read_conditions", "read_rows", "with_content", "with_split"]
+__all__ = [
+    "CONDITIONS_DESCRIPTION",
+    "FIRST_TRIAL",
+    "first_shown",
+    "number_conditions",
+    "read_conditions",
+    "read_rows",
+    "with_content",
+    "with_split",
+]
 
 CONDITIONS_DESCRIPTION: dict[str, Any] = {
     "condition": {"Description": "Index of the stimulus, and of its volume or map, from 0; sorted by stim_id."},
@@ -24,6 +33,8 @@ CONDITIONS_DESCRIPTION: dict[str, Any] = {
     },
     "content_id": {"Description": "SHA-256 of the stimulus' file; n/a where it was not at hand. Stimuli are shared where it is the same."},
 }
+FIRST_TRIAL: dict[str, Any] = {"Description": "Index of its first trial among the person's trials, from 0, in order of time."}
+"""The column ``first_trial``, which not every table has."""
 COLUMNS = tuple(CONDITIONS_DESCRIPTION)
 
 
@@ -86,6 +97,35 @@ def with_content(conditions: pd.DataFrame, stimuli: Path | None) -> tuple[pd.Dat
         known = known.reindex(columns=["stim_id", "stim_file", "sha256"])
         table = wanted.merge(known, on="stim_id", how="left").fillna("n/a")
     return conditions.assign(content_id=table["sha256"].tolist()), table
+
+
+def first_shown(tables: Sequence[Path]) -> dict[str, int] | None:
+    """Place of each stimulus' first trial in the order of time, from 0; None where the tables do not say.
+
+    Parameters
+    ----------
+    tables : sequence of Path
+        One that has a row a condition, with ``first_trial``; or trial tables, one a session, in order of time.
+
+    Raises
+    ------
+    UnusableInputError
+        Naming the file, when places are no numbers.
+    """
+    first: dict[str, int] = {}
+    n_before = 0
+    for path in tables:
+        table = read_tsv(path, required=("stim_id",), quoted=False)
+        if "first_trial" not in table.columns and "trial" not in table.columns:
+            return None
+        try:
+            places = table["first_trial"].astype(int) if "first_trial" in table.columns else range(n_before, n_before + len(table))
+            for stim_id, place in zip(table["stim_id"].astype(str), places, strict=True):
+                first[stim_id] = min(int(place), first.get(stim_id, int(place)))
+        except (TypeError, ValueError) as error:
+            raise UnusableInputError(f"{path}: column first_trial: {error}") from error
+        n_before += len(table)
+    return first
 
 
 def read_conditions(path: Path) -> pd.DataFrame:

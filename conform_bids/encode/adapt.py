@@ -22,10 +22,11 @@ from conform_bids.encode.numerics.baselines import ridge, ridge_gains
 from conform_bids.encode.numerics.calibration import calibrate
 from conform_bids.encode.numerics.contexts import choose_context
 from conform_bids.encode.numerics.guard import Decision, adapt_guarded
-from conform_bids.encode.numerics.influence import influence
+from conform_bids.encode.numerics.influence import influence, network_influence
 from conform_bids.encode.numerics.mixture import PriorModel
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel
 from conform_bids.encode.numerics.scoring import Interval, bootstrap_medians, score_units
+from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.scores import correlate_columns
 
@@ -68,7 +69,8 @@ def adapt_person(plan: Plan, loaded: Loaded) -> Fitted:
         units=units,
         n_units=len(mean),
     )
-    rows = _contexts(plan, person.context_features)
+    order, notes = _order(plan, loaded)
+    rows = _contexts(plan, person.context_features, order)
     context = person.context(rows[0])
     adapted, decision = adapt_guarded(model, context, person.test_features if plan.has_held_out else None, seed=plan.random_seed)
     linear = _linear(adapted, person, [space.shape[1] for space in loaded.features])
@@ -82,7 +84,7 @@ def adapt_person(plan: Plan, loaded: Loaded) -> Fitted:
     if plan.settings.influence:
         arrays["influence"] = person.in_grid(_influence(model, context, decision))
     facts = {"Population": _describe(plan, card, decision, rows, loaded)}
-    notes = [] if decision.accepted else [_fallback(card, decision)]
+    notes += [] if decision.accepted else [_fallback(card, decision)]
     if (n_asked := plan.settings.n_context) and n_asked > loaded.n_train:
         notes.append(f"--context {n_asked}: there are {loaded.n_train} train stimuli with features; all of them are the context")
     return Fitted(linear, mean, scale, arrays, numbers, {"contexts": _table(loaded, rows)}, notes, facts)
@@ -111,11 +113,22 @@ class _Person:
         return whole
 
 
-def _contexts(plan: Plan, features: Array) -> list[npt.NDArray[np.intp]]:
+def _order(plan: Plan, loaded: Loaded) -> tuple[npt.NDArray[np.intp] | None, list[str]]:
+    """Train stimuli in the order in which they were first shown; None where the order is not known, which is then a note."""
+    if plan.settings.context_strategy != "first" or plan.settings.n_context is None:
+        return None, []
+    table = loaded.conditions.iloc[: loaded.n_train]
+    if "first_trial" not in table.columns:
+        return None, [f"{plan.place.name} does not say when stimuli were shown: the first ones of the context are the first by name"]
+    return np.argsort(table["first_trial"].astype(int).to_numpy(), kind="stable"), []
+
+
+def _contexts(plan: Plan, features: Array, order: npt.NDArray[np.intp] | None) -> list[npt.NDArray[np.intp]]:
     settings = plan.settings
     n_context = settings.n_context or len(features)
     n_draws = settings.n_draws if n_context < len(features) else 1  # all of them can be drawn in one way only
-    return [choose_context(features, n_context, settings.context_strategy, plan.random_seed, draw) for draw in range(n_draws)]
+    draws = range(n_draws)
+    return [choose_context(features, n_context, settings.context_strategy, plan.random_seed, draw, order) for draw in draws]
 
 
 def _linear(adapted: Adapted, person: _Person, widths: list[int]) -> LinearModel:
@@ -178,6 +191,8 @@ def _influence(model: PopulationModel, context: Context, decision: Decision) -> 
     """Influence of each context stimulus on each unit, by the engine that is used."""
     if decision.accepted and isinstance(model, PriorModel):
         return influence(model, context)
+    if decision.accepted and isinstance(model, UnrolledModel):
+        return network_influence(model, context)
     if decision.accepted and model.name == "incontext":
         from conform_bids.encode.numerics.incontext import InContextModel, read_out_attention
 

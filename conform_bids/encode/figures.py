@@ -13,6 +13,8 @@ from conform_bids.bids.spaces import Space
 from conform_bids.bids.tables import read_tsv
 from conform_bids.encode.files import Plan
 from conform_bids.encode.load import Loaded
+from conform_bids.encode.movie_figures import draw_movie_figures
+from conform_bids.encode.movie_load import LoadedMovies
 from conform_bids.encode.numerics.calibration import LEVELS
 
 __all__ = ["draw_figures"]
@@ -69,6 +71,8 @@ def draw_figures(results: Mapping[str, Path], loaded: Loaded, plan: Plan) -> lis
     correlation, ceiling = _array(results, "correlation"), _array(results, "noiseceiling")
     if correlation is not None and ceiling is not None and (np.isfinite(correlation) & np.isfinite(ceiling)).any():
         drawn.append(_plot_against_ceiling(correlation, ceiling, at("ceiling", "bold", ".png")))
+    if isinstance(loaded, LoadedMovies):
+        drawn += draw_movie_figures(results, loaded, at)
     shares = _array(results, "split_rsquared")
     if shares is not None and "spaces.txt" in results:
         names = results["spaces.txt"].read_text(encoding="utf-8").splitlines()

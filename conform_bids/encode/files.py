@@ -12,6 +12,7 @@ from typing import Any
 from conform_bids.bids.averages import PlannedMaps
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
+from conform_bids.bids.runs import PlannedRun
 from conform_bids.encode.model_files import find_model
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.options import from_mapping, to_mapping
@@ -57,6 +58,16 @@ class Plan:
         Whether any stimulus is held out.
     n_spaces : int
         Feature spaces.
+    runs : tuple of PlannedRun
+        Of movies: the runs whose volumes are predicted; `responses` is empty then.
+    drawn : tuple of str
+        Of movies: those that were drawn to be held out, where no split is given.
+    has_repeats : bool
+        Of movies: whether a held-out movie was shown more than once.
+    hrf_index : tuple of tuple of Path
+        Of movies: maps of each unit's HRF, one a fit of conform-glm; each one file, or the left and the right hemisphere's.
+    other_sources : tuple of str
+        BIDS URIs of these maps.
     notes : tuple of str
         What was left out or assumed; for the report.
     mem_gb : float
@@ -82,6 +93,11 @@ class Plan:
     has_split: bool = False
     has_held_out: bool = True
     n_spaces: int = 1
+    runs: tuple[PlannedRun, ...] = ()
+    drawn: tuple[str, ...] = ()
+    has_repeats: bool = False
+    hrf_index: tuple[tuple[Path, ...], ...] = ()
+    other_sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     mem_gb: float = 2.0
     n_threads: int = 1
@@ -98,10 +114,24 @@ class Plan:
         return "population" if self.settings.model is not None else self.settings.estimator
 
     @property
+    def has_ceiling(self) -> bool:
+        """Whether repeats tell how much of the test responses is signal."""
+        return self.has_repeats if self.settings.is_movie else bool(self.snr) or not self.averaged
+
+    @property
+    def place(self) -> Path:
+        """The file that messages about the responses name."""
+        return self.runs[0].bold[0] if self.runs else self.responses[0].trials
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         """Files that the job reads, stimuli aside."""
         read = [*self.responses, *([self.observed] if self.observed else [])]
         files = [path for maps in read for path in (*maps.files, maps.trials)]
+        for run in self.runs:
+            files += [*run.bold, *(path for path in (run.mask, run.events, run.confounds) if path is not None)]
+        files += [path for maps in self.hrf_index for path in maps]
+        files += [self.settings.hrf_library] if self.settings.hrf_library is not None else []
         split = [Path(self.settings.split)] if self.settings.split is not None and Path(self.settings.split).is_file() else []
         stimuli = [self.stimuli] if self.stimuli is not None else []
         model = [] if self.settings.model is None else list(find_model(self.settings.model))
@@ -124,14 +154,16 @@ class Plan:
     def sources(self) -> tuple[str, ...]:
         """BIDS URIs of the responses."""
         read = [*self.responses, *([self.observed] if self.observed else [])]
-        return tuple(dict.fromkeys(source for maps in read for source in maps.sources))
+        named = [source for maps in read for source in maps.sources] + [source for run in self.runs for source in run.sources]
+        return tuple(dict.fromkeys([*named, *self.other_sources]))
 
     def summary(self) -> Sequence[str]:
         """What ``--dry-run`` prints."""
         space = "_".join(f"{key}-{self.entities[key]}" for key in ("space", "res", "den") if key in self.entities) or "boldref"
         tables = [path.name for path in self.feature_files]
         spaces = ", ".join([*tables, *([self.settings.chosen_backbone] if self.settings.chosen_backbone else [])])
-        what = f"{self.model} from {spaces} to responses of desc-{self.desc}"
+        target = f"volumes of {len(self.runs)} runs" if self.runs else f"responses of desc-{self.desc}"
+        what = f"{self.model} from {spaces} to {target}"
         return (f"task {self.entities.get('task', 'n/a')}, {space} ({self.kind}): {what}; about {self.mem_gb:.1f} GB", *self.notes)
 
     def identity(self) -> str:
@@ -156,6 +188,10 @@ class Plan:
                 "feature_files": _paths(content["feature_files"]),
                 "settings": from_mapping(EncodeSettings, content["settings"]),
                 "output_dir": Path(content["output_dir"]),
+                "runs": tuple(PlannedRun.from_json(run) for run in content["runs"]),
+                "drawn": tuple(content["drawn"]),
+                "hrf_index": tuple(_paths(files) for files in content["hrf_index"]),
+                "other_sources": tuple(content["other_sources"]),
                 "notes": tuple(content["notes"]),
             }
         )
@@ -208,24 +244,32 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         paths = map_paths(plan.kind, {**plan.entities, "stat": stat, "desc": desc}, "statmap")
         rows.append(MapOutput(array, series, paths, fields))
 
+    tested = "volumes of test movies" if plan.settings.is_movie else "test stimuli"
     if plan.has_held_out:
-        add("correlation", "correlation", Description="Correlation of predicted and measured responses to test stimuli", Units="arbitrary")
+        add("correlation", "correlation", Description=f"Correlation of predicted and measured responses to {tested}", Units="arbitrary")
         add(
             "rsquared", "rsquared", Units="proportion",
-            Description="Share of the variance of the responses to test stimuli that is predicted; below 0, the mean predicts better",
+            Description=f"Share of the variance of the responses to {tested} that is predicted; below 0, the mean predicts better",
         )  # fmt: skip
-        if plan.snr or not plan.averaged:
+        if plan.has_ceiling:
             add(
                 "noiseceilingnormalized", "noiseceilingnormalized", Units="arbitrary",
-                Description="Correlation over the root of the noise ceiling of the test stimuli, where the ceiling is above 10 percent",
+                Description=f"Correlation over the root of the noise ceiling of the {tested}, where the ceiling is above 10 percent",
             )  # fmt: skip
             add("noiseceiling", "noiseceiling", Description="Share of the variance of the test responses that is signal", Units="percent")
+        if plan.settings.is_movie and plan.has_ceiling:
+            words = (
+                "Explainable variance of a single presentation: the share of its variance that presentations of a test movie have in common"
+            )
+            add("explainable_variance", "explainablevariance", Description=words, Units="percent")
         if banded:
-            words = "Share of the variance of the responses to test stimuli that a feature space predicts"
+            words = f"Share of the variance of the responses to {tested} that a feature space predicts"
             add("split_rsquared", "splitrsquared", "spaces", Description=f"{words}; the shares add up to stat-rsquared", Units="proportion")
             add("unique_variance", "uniquevariance", "spaces", Description=f"{words} and the others do not", Units="proportion")
         if adapted or "predictions" in plan.settings.write:
             words = "Predicted response to each test stimulus, as z of the train ones"
+            if plan.settings.is_movie:
+                words = "Prediction of each volume of the test movies, nuisances out, as z of the train volumes"
             add("predictions", "prediction", "test", Units="z", Description=words)
         if adapted:
             words = "Posterior standard deviation of the noiseless response to each test stimulus; NaN where the guard chose ridge"
@@ -237,8 +281,11 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         return rows
     add(
         "cv_rsquared", "cvrsquared", Units="proportion",
-        Description="Share of the variance of the responses to train stimuli that is predicted by models that did not see them",
+        Description="Share of the variance of train responses that is predicted by models that did not see them",
     )  # fmt: skip
+    if plan.settings.hrf == "glm":
+        words = "HRF that features were convolved with, an index into the columns of the HRF library, from 0"
+        add("hrf_index", "hrfindex", Description=words, Units="arbitrary", IndexBase=0)
     add("alpha", "alpha", "spaces" if banded else "", Description="Penalty on the weights that was chosen", Units="arbitrary")
     return rows
 

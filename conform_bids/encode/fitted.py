@@ -36,6 +36,10 @@ class LinearModel:
         """Prediction by each feature space, without the intercept."""
         return [np.asarray(space, dtype=np.float32) @ weights for space, weights in zip(features, self.weights, strict=True)]
 
+    def tuning(self, space: int) -> Array:
+        """Weights of the features of a space, (n_features, n_units), for one row of them."""
+        return self.weights[space]
+
     def predict(self, features: Sequence[Array]) -> Array:
         """Predicted responses, as z of the train stimuli, (n_stimuli, n_units)."""
         parts = self.parts(features)
@@ -60,6 +64,10 @@ class Fitted:
     notes : list of str
     facts : dict
         JSON-able; fields of the sidecars.
+    columns : list of tuple of str or None
+        Names of the weights of each feature space, where these are not the features as they were given.
+    attributes : dict
+        Of the file of weights.
     """
 
     model: LinearModel
@@ -70,6 +78,8 @@ class Fitted:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    columns: list[tuple[str, ...]] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def standardise(responses: Array) -> tuple[Array, Array, Array]:

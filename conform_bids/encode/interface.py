@@ -31,10 +31,13 @@ class LoadInputs(ConformInterface):
     def compute(self) -> Mapping[str, Any]:
         """Read what the plan names."""
         from conform_bids.encode.load import load_inputs
+        from conform_bids.encode.movie_load import load_movies
         from conform_bids.numerics.compute import Compute
 
         compute = Compute(self.inputs.device, self.inputs.n_threads, self.inputs.memory_gb * 1e9)
-        return {"loaded": [str(path) for path in load_inputs(Plan.from_identity(self.job), Path.cwd(), compute)]}
+        plan = Plan.from_identity(self.job)
+        load = load_movies if plan.settings.is_movie else load_inputs
+        return {"loaded": [str(path) for path in load(plan, Path.cwd(), compute)]}
 
 
 class _FitInputSpec(ConformInputSpec):
@@ -53,7 +56,7 @@ class FitModel(ConformInterface):
 
     def compute(self) -> Mapping[str, Any]:
         """Fit the model of the plan."""
-        from conform_bids.encode.load import read_loaded
+        from conform_bids.encode.movie_load import read_loaded
         from conform_bids.encode.results import fit_and_store
         from conform_bids.numerics.compute import Compute
 
@@ -78,7 +81,7 @@ class SaveOutputs(ConformInterface):
 
     def compute(self) -> Mapping[str, Any]:
         """Write what the plan declares."""
-        from conform_bids.encode.load import read_loaded
+        from conform_bids.encode.movie_load import read_loaded
         from conform_bids.encode.save import save_outputs
 
         loaded = read_loaded([Path(path) for path in self.inputs.loaded])
@@ -96,7 +99,7 @@ class DrawFigures(ConformInterface):
     def compute(self) -> Mapping[str, Any]:
         """Draw the figures of the fit."""
         from conform_bids.encode.figures import draw_figures
-        from conform_bids.encode.load import read_loaded
+        from conform_bids.encode.movie_load import read_loaded
 
         loaded = read_loaded([Path(path) for path in self.inputs.loaded])
         results = {Path(path).name: Path(path) for path in self.inputs.results}

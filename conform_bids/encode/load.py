@@ -13,19 +13,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
-from conform_bids.bids.conditions import read_conditions, with_content
+from conform_bids.bids.conditions import first_shown, read_conditions, with_content
 from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.images import read_maps
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.tables import read_tsv
-from conform_bids.bids.trials import write_stimuli
+from conform_bids.bids.trials import hash_stimuli, write_stimuli
 from conform_bids.encode.features import FeatureSpace, gather_features
 from conform_bids.encode.files import Plan
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute
 
-__all__ = ["Loaded", "draw_test", "load_inputs", "read_loaded"]
+__all__ = ["MIN_TEST", "MIN_TRAIN", "Loaded", "cache_folder", "draw_test", "load_inputs", "read_loaded", "read_parts", "write_parts"]
 
 MIN_TRAIN = 5
 MIN_TEST = 3
@@ -69,8 +69,22 @@ class Loaded:
 
     @property
     def n_train(self) -> int:
-        """Train stimuli."""
+        """Rows that models are fitted on: train stimuli."""
         return len(self.responses)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the table of metrics."""
+        return {"n_train_stimuli": self.n_train, "n_test_stimuli": len(self.observed)}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Fields of the sidecars that say what was fitted on what."""
+        return {
+            "NumberOfTrainStimuli": self.n_train,
+            "NumberOfTestStimuli": len(self.observed),
+            "FittedStimuliHash": hash_stimuli(self.conditions["stim_id"][: self.n_train]),
+        }
 
 
 def load_inputs(plan: Plan, folder: Path, compute: Compute) -> list[Path]:
@@ -94,9 +108,12 @@ def load_inputs(plan: Plan, folder: Path, compute: Compute) -> list[Path]:
         assert plan.observed is not None
         raise UnusableInputError(f"{plan.observed.trials} and {plan.responses[0].trials} name different stimuli")
     conditions, stimuli = with_content(found.conditions, plan.stimuli)
+    shown = first_shown([maps.trials for maps in plan.responses])
+    if shown is not None and all(name in shown for name in conditions["stim_id"]):
+        conditions = conditions.assign(first_trial=[shown[name] for name in conditions["stim_id"]])
     if not plan.has_split:
         conditions = draw_test(conditions, plan.settings.test_fraction, plan.random_seed)
-    spaces, known = gather_features(plan, stimuli, compute, _cache(folder))
+    spaces, known = gather_features(plan, stimuli, compute, cache_folder(folder))
     notes = _set_aside(plan, conditions, known)
     held = conditions["split"].isin(HELD_OUT).to_numpy(dtype=bool)
     leaks = _same_content(conditions, held)
@@ -113,12 +130,12 @@ def load_inputs(plan: Plan, folder: Path, compute: Compute) -> list[Path]:
         "observed": observed.values[test],
         "ceiling": _ceiling(plan, observed, test, space),
     }
-    paths += _write(folder, space, arrays, tables, stimuli.iloc[rows].reset_index(drop=True))
+    paths += write_parts(folder, space, arrays, tables, stimuli.iloc[rows].reset_index(drop=True))
     write_json({"notes": notes}, folder / "notes.json")
     return [*paths, folder / "notes.json"]
 
 
-def _cache(folder: Path) -> Path:
+def cache_folder(folder: Path) -> Path:
     """Features that a backbone computed lie beside the workflows in the work folder, where all people find them."""
     root = folder.parent
     while root.name.endswith("_wf"):
@@ -153,11 +170,10 @@ def _set_aside(plan: Plan, conditions: pd.DataFrame, known: npt.NDArray[np.bool_
 
 
 def _check_numbers(plan: Plan, n_train: int, n_test: int) -> None:
-    place = plan.responses[0].trials
     if n_train < MIN_TRAIN:
-        raise UnusableInputError(f"{place}: {n_train} train stimuli with features; {MIN_TRAIN} are needed")
+        raise UnusableInputError(f"{plan.place}: {n_train} train stimuli with features; {MIN_TRAIN} are needed")
     if plan.has_held_out and n_test < MIN_TEST:
-        raise UnusableInputError(f"{place}: {n_test} test stimuli with features; {MIN_TEST} are needed for scores")
+        raise UnusableInputError(f"{plan.place}: {n_test} test stimuli with features; {MIN_TEST} are needed for scores")
 
 
 def _ceiling(plan: Plan, observed: Averages, test: npt.NDArray[np.intp], space: Space) -> npt.NDArray[np.float64]:
@@ -175,9 +191,10 @@ def _write_features(folder: Path, spaces: Sequence[FeatureSpace], rows: npt.NDAr
     return paths
 
 
-def _write(
+def write_parts(
     folder: Path, space: Space, arrays: dict[str, npt.NDArray[Any]], tables: dict[str, pd.DataFrame], stimuli: pd.DataFrame
 ) -> list[Path]:
+    """Write fields of `Loaded` to a work folder."""
     paths = [folder / "space.npz", folder / "stimuli.tsv"]
     space.save(paths[0])
     write_stimuli(stimuli, paths[1])
@@ -192,20 +209,25 @@ def _write(
 
 def read_loaded(files: Sequence[Path]) -> Loaded:
     """Open what `load_inputs` wrote."""
+    return Loaded(**read_parts(files))
+
+
+def read_parts(files: Sequence[Path]) -> dict[str, Any]:
+    """Fields of `Loaded` in a work folder."""
     by_name = {path.name: path for path in map(Path, files)}
 
     def array(name: str) -> Any:
         return np.load(by_name[f"{name}.npy"], mmap_mode="r")
 
     cards = json.loads(by_name["cards.json"].read_text(encoding="utf-8"))["spaces"]
-    return Loaded(
-        space=load_space(by_name["space.npz"]),
-        responses=array("responses"),
-        observed=array("observed"),
-        ceiling=array("ceiling"),
-        features=[array(f"features_{index}") for index in range(len(cards))],
-        cards=cards,
-        conditions=read_conditions(by_name["conditions.tsv"]),
-        stimuli=read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a"),
-        notes=json.loads(by_name["notes.json"].read_text(encoding="utf-8"))["notes"],
-    )
+    return {
+        "space": load_space(by_name["space.npz"]),
+        "responses": array("responses"),
+        "observed": array("observed"),
+        "ceiling": array("ceiling"),
+        "features": [array(f"features_{index}") for index in range(len(cards))],
+        "cards": cards,
+        "conditions": read_conditions(by_name["conditions.tsv"]),
+        "stimuli": read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a"),
+        "notes": json.loads(by_name["notes.json"].read_text(encoding="utf-8"))["notes"],
+    }

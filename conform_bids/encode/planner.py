@@ -14,6 +14,7 @@ from conform_bids.bids.splits import HELD_OUT
 from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.files import Plan
 from conform_bids.encode.model_files import read_card
+from conform_bids.encode.movie_plan import plan_movies
 from conform_bids.encode.questions import check_questions
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.errors import MissingInputError, UsageError
@@ -23,8 +24,6 @@ __all__ = ["plan_participant"]
 
 MAKERS = ("conform-psn", "conform-align", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
-EXPLAINED = ("prior", "incontext")
-"""Engines that tell which context stimuli shaped a unit."""
 BASE_GB = 0.8
 BACKBONE_GB = 0.7
 N_FEATURES = 2000
@@ -53,6 +52,9 @@ def plan_participant(
     if settings.estimator == "banded" and n_spaces < 2:
         raise UsageError(f"--estimator banded needs two feature spaces or more; there is {n_spaces}")
     check_questions(settings, tables)
+    if settings.is_movie:
+        folder = _stimuli_dir(dataset, settings)
+        return plan_movies(participant, dataset, selection, settings, resources, output_dir, tables, folder)
     seen = _check_person(participant, settings)
     folder = _stimuli_dir(dataset, settings)
     found = find_responses(
@@ -95,8 +97,6 @@ def _check_person(participant: str, settings: EncodeSettings) -> list[str]:
     if settings.model is None:
         return []
     card = read_card(settings.model)
-    if settings.influence and card.engine not in EXPLAINED:
-        raise UsageError(f"--influence: models of the engine {card.engine} have none; those of {', '.join(EXPLAINED)} have")
     name = f"sub-{participant}"
     if name in card.people:
         if not settings.allow_seen:

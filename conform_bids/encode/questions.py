@@ -104,14 +104,14 @@ def ask(plan: Plan, loaded: Loaded, fitted: Fitted, compute: Compute) -> None:
     """
     if plan.settings.text_queries:
         _ask_texts(plan, loaded, fitted)
-    if plan.settings.predict is not None:
+    if plan.settings.predict is not None and not plan.settings.is_movie:
         _predict(plan, loaded, fitted, compute)
 
 
 def _ask_texts(plan: Plan, loaded: Loaded, fitted: Fitted) -> None:
     texts = read_queries(plan.settings)
     index, tower = _tower([FeatureCard.from_json(card) for card in loaded.cards])
-    weights = fitted.model.weights[index]
+    weights = fitted.model.tuning(index)
     directions = tower.embed(texts)
     if directions.shape[1] != len(weights):
         raise UnusableInputError(

@@ -14,10 +14,10 @@ from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.tables import parse_number, read_tsv
+from conform_bids.encode.report_methods import describe_methods
 from conform_bids.encode.report_model import model_section
 from conform_bids.encode.settings import ESTIMATORS, EncodeSettings
 from conform_bids.errors import ConformError
-from conform_bids.report.citations import Methods
 from conform_bids.report.page import (
     Cell,
     Facts,
@@ -36,6 +36,8 @@ from conform_bids.report.page import (
 
 __all__ = ["describe_methods", "methods", "write_group_report", "write_participant_report"]
 
+methods = describe_methods
+
 _COLUMNS = {
     "median_correlation": ("Correlation", 3),
     "median_rsquared": ("R2", 3),
@@ -44,7 +46,7 @@ _COLUMNS = {
     "median_cv_rsquared": ("R2, cross-validated", 3),
 }
 _CAPTION = (
-    "Medians over units: correlation and R2 of predictions with measured responses to test stimuli, which are trial averages that are not "
+    "Medians over units: correlation and R2 of predictions with measured responses to test stimuli, which are averages that are not "
     "denoised; correlation over the root of the noise ceiling, for units with a ceiling above 10 %; the share of units whose correlation "
     "passes the 95th percentile of chance; and R2 of train stimuli by models that did not see them."
 )
@@ -77,7 +79,22 @@ _FIGURES = {
         "Scores and the noise ceiling",
         "Correlation of each unit against the root of its noise ceiling, which it cannot pass but by chance; brightness counts units.",
     ),
+    "timecourse": (
+        "Time courses",
+        "Volumes of the first test movie, mean over its presentations with nuisances out, and what the model predicts of them: for the "
+        "unit that is predicted best, and for the 90th and 50th percentile of units.",
+    ),
+    "delays": (
+        "Weights by delay",
+        "Root mean square of the weights at each delay over the largest of the unit, for the quarter of units that are predicted best: "
+        "what a haemodynamic response looks like, where one is fitted.",
+    ),
     "spaces": ("Feature spaces", "Share of the variance of test responses that each feature space predicts (shares add up to R2)."),
+}
+_HRFS = {
+    "fir": ("delays", "each with weights of its own"),
+    "glm": ("HRF of each unit", "as conform-glm chose it"),
+    "assumed": ("one HRF", "for all units"),
 }
 
 
@@ -180,19 +197,21 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
     spaces = content.get("FeatureSpaces") or []
     counts = content.get("NumberOfFeatures") or []
     shown = [f"{space.get('name')} ({count} features)" for space, count in zip(spaces, counts, strict=False)]
+    is_movie = content.get("Design") == "movie"
     rows = [
         ("Model", str(content.get("Model")), ""),
         ("Feature spaces", ", ".join(shown), ""),
         ("Responses of the fit", f"desc-{content.get('InputDesc')}", ""),
-        ("Train stimuli", str(content.get("NumberOfTrainStimuli")), ""),
-        ("Test stimuli", str(content.get("NumberOfTestStimuli")), ""),
+        ("Train movies" if is_movie else "Train stimuli", str(content.get("NumberOfTrainStimuli")), ""),
+        ("Test movies" if is_movie else "Test stimuli", str(content.get("NumberOfTestStimuli")), ""),
         ("Split given", "yes" if content.get("SplitGiven") else "no", ""),
     ]
-    rows += _population_rows(each)
+    rows += _movie_rows(each) if is_movie else _population_rows(each)
+    over = "over pieces of 20 s of test movies" if is_movie else "over test stimuli"
     for name, (title, digits) in _COLUMNS.items():
         value, low, high = each.scores.get(name, (float("nan"),) * 3)
         if np.isfinite(low) and np.isfinite(high):
-            rows.append((f"{title}, 95 % interval", f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})", "over test stimuli"))
+            rows.append((f"{title}, 95 % interval", f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})", over))
     items: list[Item] = [Facts(rows), *(Note(str(note)) for note in content.get("Notes") or [])]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
     texts = [str(query["text"]) for query in content.get("Queries") or []]
@@ -211,6 +230,24 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
             items.append(Figure(path, caption, f"{title} of {each.title}", title))
     items += _region_table(each)
     return Section(each.title, make_anchor(each.title), items)
+
+
+def _movie_rows(each: _Fitted) -> list[tuple[str, str, str]]:
+    """What is to be said of a model of movies."""
+    content, tr = each.content, float(each.content.get("RepetitionTime") or float("nan"))
+    delays = [float(delay) for delay in content.get("Delays") or []]
+    rows = [
+        ("Runs", str(content.get("NumberOfRuns")), f"{content.get('Folds')} folds of train volumes"),
+        ("Train volumes", str(content.get("NumberOfTrainVolumes")), f"of {tr:g} s"),
+        ("Test volumes", str(content.get("NumberOfTestVolumes")), "presentations averaged"),
+        ("Haemodynamics", *_HRFS.get(str(content.get("HRF")), (str(content.get("HRF")), ""))),
+    ]
+    if delays:
+        rows.append(("Delays", ", ".join(f"{delay:g}" for delay in delays), f"volumes: {delays[0] * tr:g} to {delays[-1] * tr:g} s"))
+    explainable = each.value("median_explainable_variance")
+    if np.isfinite(explainable):
+        rows.append(("Explainable variance, median", f"{explainable:.1f} %", "of one presentation of a test movie"))
+    return rows
 
 
 def _population_rows(each: _Fitted) -> list[tuple[str, str, str]]:
@@ -313,49 +350,3 @@ def _methods_section(settings: EncodeSettings, about: Mapping[str, str]) -> Sect
 
     text = describe_methods(settings, about.get("conform-encode", __version__))
     return Section("Methods", "methods", [Text(text.text), Section("References", "references", [References(text.keys)])])
-
-
-def describe_methods(settings: EncodeSettings, version: str) -> Methods:
-    """Describe the analysis; only what these settings use is named and cited."""
-    features = []
-    if settings.features:
-        features.append("tables of stimulus features")
-    if settings.chosen_backbone:
-        features.append(f"the network {settings.chosen_backbone}, run on the stimulus files")
-    reduced = (
-        f", reduced to {settings.components} principal components that were fitted on the train stimuli" if settings.components else ""
-    )
-    folds = f"{settings.folds}-fold cross-validation" if settings.folds else "exact leave-one-out cross-validation"
-    model = {
-        "ridge": f"ridge regression, with a penalty for each unit chosen by {folds} over the train stimuli",
-        "banded": f"banded ridge regression, with a penalty for each feature space and unit chosen by {folds} over the train stimuli",
-    }[settings.estimator]
-    fitted = f"Each unit was modelled by {model}; the intercept was not penalised" if settings.model is None else _adaptation(settings)
-    intervals = f", with 95 % intervals from {settings.bootstraps:,} resamplings of the test stimuli" if settings.bootstraps else ""
-    parts = [
-        f"Responses were predicted from stimulus features with conform-encode {version}, a BIDS-App [@gorgolewski2016bids; "
-        f"@gorgolewski2017bidsapps]. Features came from {' and '.join(features)}{reduced}. {fitted}; responses were z-scored by the "
-        "mean and standard deviation of the train stimuli.",
-        "Scores are of stimuli that the model was not fitted on, against trial averages that were not denoised where these were there: "
-        "correlation, share of variance (R2), and correlation over the root of the noise ceiling [@allen2022nsd] where the ceiling was "
-        f"above 10 percent{intervals}.",
-        "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with "
-        "NiBabel [@brett2024nibabel], computed with NumPy [@harris2020numpy], SciPy [@virtanen2020scipy] and PyTorch [@paszke2019pytorch], "
-        "and drawn with Matplotlib [@hunter2007matplotlib].",
-    ]
-    return Methods.of("\n\n".join(parts) + "\n")
-
-
-def _adaptation(settings: EncodeSettings) -> str:
-    """How a population model learned the person."""
-    how = {"random": "drawn at random", "diverse": "chosen to be as unlike each other as they come", "first": "the first by name"}
-    shown = f"{settings.n_context} of them, {how[settings.context_strategy]}" if settings.n_context else "all of them"
-    return (
-        "Weights were not fitted: a population model that had been trained on other people was given the responses to train stimuli "
-        f"({shown}) as a context [@yu2025braincorl], and said every unit's weights. A guard used ridge regression on the same context "
-        "instead where the population model did not predict left-out stimuli of the context better than ridge did, or did not make the "
-        "responses more probable"
-    )
-
-
-methods = describe_methods

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids import __version__
-from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
+from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION, FIRST_TRIAL
 from conform_bids.bids.derivatives import atomic_path, write_json, write_tsv
 from conform_bids.bids.images import write_maps
 from conform_bids.bids.names import parse_name, sidecar_of
 from conform_bids.bids.sidecars import sidecar
 from conform_bids.bids.tables import read_tsv
-from conform_bids.bids.trials import STIMULI_DESCRIPTION, hash_stimuli, merge_stimuli
+from conform_bids.bids.trials import STIMULI_DESCRIPTION, merge_stimuli
 from conform_bids.encode.files import MapOutput, Plan, TableOutput, output_maps, output_tables, recorded_settings
 from conform_bids.encode.load import Loaded
 
@@ -49,8 +49,17 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "Description": "New stimuli whose responses were predicted",
         "condition": {"Description": "Index of the stimulus, and of its volume or map, from 0."},
         "stim_id": CONDITIONS_DESCRIPTION["stim_id"],
+        "time": {"Description": "Of movies: middle of the volume since the movie's beginning.", "Units": "s"},
         "sha256": {"Description": "Of the stimulus file; n/a where not known."},
     },
+}
+_VOLUMES: dict[str, Any] = {
+    **CONDITIONS_DESCRIPTION,
+    "condition": {"Description": "Index of the volume: first those of test movies, of which stat-prediction has a map each."},
+    "time": {"Description": "Time of the volume since the movie's beginning; the mean over presentations of a test movie.", "Units": "s"},
+    "n_trials": {"Description": "Presentations that were averaged."},
+    "session_id": {"Description": "Session, without ses-; n/a where presentations were averaged."},
+    "run_id": {"Description": "Run, without run-; n/a where presentations were averaged."},
 }
 _WEIGHTS = {
     "Description": "Weights of the features for each unit: conform_bids.bids.weights.read_weights reads them and predicts new stimuli",
@@ -75,17 +84,20 @@ class _Context:
             "SoftwareVersion": f"conform-encode {__version__}",
             "RandomSeed": plan.random_seed,
             "InputDesc": plan.desc,
-            "EstimationMethod": METHODS_IN_WORDS[plan.model],
+            "EstimationMethod": _method(plan),
             "Model": plan.model,
             "FeatureSpaces": [{key: value for key, value in card.items() if key != "feature_names"} for card in loaded.cards],
             "NumberOfFeatures": [len(card["feature_names"]) for card in loaded.cards],
-            "NumberOfTrainStimuli": loaded.n_train,
-            "NumberOfTestStimuli": len(loaded.observed),
+            **loaded.facts,
             "SplitGiven": plan.has_split,
             "FitIncludesTest": not plan.has_held_out,
-            "FittedStimuliHash": hash_stimuli(loaded.conditions["stim_id"][: loaded.n_train]),
             **self.facts["fields"],
         }
+
+
+def _method(plan: Plan) -> str:
+    words = METHODS_IN_WORDS[plan.model]
+    return words.replace("over train stimuli", "over runs of train movies") if plan.settings.is_movie else words
 
 
 def save_outputs(plan: Plan, loaded: Loaded, results: Mapping[str, Path], n_threads: int) -> list[Path]:
@@ -118,7 +130,8 @@ def save_outputs(plan: Plan, loaded: Loaded, results: Mapping[str, Path], n_thre
 def _map_names(context: _Context, row: MapOutput) -> list[str]:
     if row.rows == "test":
         tested = _conditions(context.loaded)[: len(context.loaded.observed)]
-        return [f"condition-{k:05d} {name}" for k, name in zip(tested["condition"], tested["stim_id"], strict=True)]
+        names = tested["stim_id"] + " " + tested["time"] + " s" if "time" in tested else tested["stim_id"]
+        return [f"condition-{k:05d} {name}" for k, name in zip(tested["condition"], names, strict=True)]
     if row.rows == "spaces":
         return [str(card["name"]) for card in context.loaded.cards]
     if row.rows == "queries":
@@ -167,11 +180,15 @@ def _save_table(context: _Context, table: TableOutput) -> list[Path]:
         write_tsv(read_tsv(context.results["metrics.tsv"], quoted=False).fillna("n/a"), path)
         content = {**_METRICS, **context.fields, "Notes": list(context.facts["notes"]) or None}
     elif table.key in _OTHERS:
-        write_tsv(read_tsv(context.results[f"{table.key}.tsv"], quoted=False).fillna("n/a"), path)
-        content = {**_OTHERS[table.key], **context.fields}
+        rows = read_tsv(context.results[f"{table.key}.tsv"], quoted=False).fillna("n/a")
+        write_tsv(rows, path)
+        described = {key: value for key, value in _OTHERS[table.key].items() if key == "Description" or key in rows.columns}
+        content = {**described, **context.fields}
     else:
         write_tsv(_conditions(context.loaded), path)
-        content = {**CONDITIONS_DESCRIPTION, **context.fields}
+        described = _VOLUMES if plan.settings.is_movie else CONDITIONS_DESCRIPTION
+        dated = {"first_trial": FIRST_TRIAL} if "first_trial" in context.loaded.conditions.columns else {}
+        content = {**described, **dated, **context.fields}
     sources = () if table.key == "stimuli" else plan.sources
     name = parse_name(table.path)
     side = plan.output_dir / sidecar_of(table.path)

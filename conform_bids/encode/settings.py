@@ -6,10 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform_bids.errors import UsageError
-from conform_bids.options import option, validate
+from conform_bids.options import option, options_of, validate
 
-__all__ = ["CONTEXT_STRATEGIES", "DEFAULT_BACKBONE", "ENGINES", "ESTIMATORS", "MIN_CONTEXT", "WRITABLE", "EncodeSettings"]
+__all__ = [
+    "CONTEXT_STRATEGIES",
+    "DEFAULT_BACKBONE",
+    "DESIGNS",
+    "ENGINES",
+    "ESTIMATORS",
+    "HRFS",
+    "MIN_CONTEXT",
+    "WRITABLE",
+    "EncodeSettings",
+]
 
+DESIGNS = ("trials", "movie")
+HRFS = ("fir", "glm", "assumed")
 ESTIMATORS = ("ridge", "banded")
 ENGINES = ("prior", "unrolled", "incontext")
 PRESETS = ("small", "paper")
@@ -21,6 +33,7 @@ DEFAULT_BACKBONE = "efficientnet-lite0"
 _INPUT = "input"
 _FEATURES = "features"
 _MODEL = "model"
+_MOVIE = "continuous movies"
 _OUTPUT = "output"
 _POPULATION = "population model"
 _NEW_PERSON = "a new person"
@@ -37,6 +50,13 @@ class EncodeSettings:
         When a value is out of range or two options contradict each other.
     """
 
+    design: str = option(
+        "trials",
+        "What responses are. trials: one a stimulus, of conform-psn, -align or -glm. movie: fMRIPrep's BOLD while stimuli of many volumes "
+        "(films, stories) are on; features then have a row a frame, and each volume is predicted.",
+        choices=DESIGNS,
+        group=_INPUT,
+    )
     input_desc: str | None = option(
         None,
         "Responses that models are fitted on, by their desc (default: desc-psn of conform-psn; else single-trial betas of conform-glm, "
@@ -46,14 +66,15 @@ class EncodeSettings:
     )
     split: str | None = option(
         None,
-        "Which stimuli are train and test: a column of the trial tables, or a TSV with columns stim_id and split (default: the column "
-        "`split` of the trial tables). Models are fitted on train; scores are of test.",
+        "Which stimuli are train and test: a column of the trial tables (of movies: of the events), or a TSV with columns stim_id and "
+        "split (default: the column `split`). Models are fitted on train; scores are of test.",
         metavar="COLUMN|FILE",
         group=_INPUT,
     )
     test_fraction: float = option(
         0.2,
-        "Where no split is given: the share of stimuli that is held out for the scores, drawn by --random-seed. 0: none, and no scores.",
+        "Where no split is given: the share of stimuli that is held out for the scores, drawn by --random-seed (of movies, "
+        "those that repeat first). 0: none, and no scores.",
         minimum=0,
         maximum=0.9,
         group=_INPUT,
@@ -93,7 +114,8 @@ class EncodeSettings:
     )
     folds: int = option(
         0,
-        "Folds of the cross-validation that chooses penalties; 0: every stimulus is left out by itself (exact, and no slower).",
+        "Folds of the cross-validation that chooses penalties; 0: every stimulus is left out by itself (exact, and no slower). Of movies: "
+        "folds of whole runs; 0: every run is left out by itself, together with others that show the same movie.",
         minimum=0,
         maximum=100,
         group=_MODEL,
@@ -112,10 +134,65 @@ class EncodeSettings:
     )
     write: tuple[str, ...] = option(
         (),
-        "What else to write. predictions: a map a test stimulus, predicted by the model.",
+        "What else to write. predictions: a map a test stimulus (of movies: a volume of the test movies), predicted by the model.",
         choices=WRITABLE,
         metavar="WHAT",
         group=_OUTPUT,
+    )
+
+    hrf: str = option(
+        "fir",
+        "With --design movie: what of the features reaches a response. fir: those of earlier volumes (--delays), with weights of their "
+        "own. glm: features convolved with each unit's HRF, as conform-glm chose it (its map hrfindex; -d conform-glm=PATH). assumed: "
+        "with one HRF for all units.",
+        choices=HRFS,
+        group=_MOVIE,
+    )
+    delays: tuple[int, ...] = option(
+        (),
+        "With --hrf fir: delays of features, in volumes (default: those from 2 to 8 s; 1 2 3 4 at a repetition time of 2 s).",
+        minimum=0,
+        maximum=100,
+        metavar="N",
+        group=_MOVIE,
+    )
+    hrf_library: Path | None = option(
+        None, "With --hrf glm: the HRF library that conform-glm was given (default: the one that comes with it).", metavar="FILE",
+        group=_MOVIE,
+    )  # fmt: skip
+    frame_rate: float = option(
+        4.0,
+        "With --design movie: frames of a video that a backbone is shown, evenly spread; those of a volume are averaged.",
+        unit="a second",
+        minimum=0.05,
+        maximum=240,
+        metavar="HZ",
+        group=_MOVIE,
+    )
+    condition_column: str | None = option(
+        None,
+        "With --design movie: column of the events that names the movie (default: the first of stim_id, stim_file, trial_type).",
+        group=_MOVIE,
+    )
+    trial_filter: str | None = option(
+        None,
+        "With --design movie: keep only the events for which this holds, as \"trial_type == 'movie'\".",
+        metavar="EXPR",
+        group=_MOVIE,
+    )
+    confounds: tuple[str, ...] = option(
+        (),
+        "With --design movie: columns of fMRIPrep's confounds to regress out of responses and features; wildcards are allowed "
+        "('trans_*' 'rot_*').",
+        metavar="NAME",
+        group=_MOVIE,
+    )
+    polynomial_degree: int | None = option(
+        None,
+        "With --design movie: degree of the drift polynomials of each run (default: half the run's minutes, rounded).",
+        minimum=0,
+        maximum=30,
+        group=_MOVIE,
     )
 
     engine: str = option(
@@ -176,7 +253,8 @@ class EncodeSettings:
     )
     context_strategy: str = option(
         "random",
-        "Which train stimuli these are: drawn at random, each as unlike those before it as there is (diverse), or the first by stim_id.",
+        "Which train stimuli these are: drawn at random, each as unlike those before it as there is (diverse), or the first that were "
+        "shown (where the tables do not say when, the first by name).",
         choices=CONTEXT_STRATEGIES,
         group=_NEW_PERSON,
     )
@@ -214,6 +292,7 @@ class EncodeSettings:
             raise UsageError(f"--input-desc: {self.input_desc!r} is not a BIDS label (letters and digits)")
         if self.folds == 1:
             raise UsageError("--folds 1: nothing would be left to fit on; 0 leaves every stimulus out by itself, 2 and more are folds")
+        self._check_design()
         self._check_context()
         if self.training_steps is not None and self.engine == "prior":
             raise UsageError("--training-steps has no effect with --engine prior, which is no network")
@@ -224,6 +303,26 @@ class EncodeSettings:
         if self.stimuli_dir is not None and self.chosen_backbone is None:
             raise UsageError("--stimuli-dir has no effect here: features are read from --features; it needs --backbone")
         self._check_questions()
+
+    def _check_design(self) -> None:
+        """Options that belong to movies, or to trials."""
+        if self.is_movie:
+            if self.model is not None:
+                raise UsageError("--model: a population model is shown responses to single stimuli; it has no use with --design movie")
+            if self.input_desc is not None:
+                raise UsageError("--input-desc has no effect with --design movie, which reads fMRIPrep's BOLD")
+            if self.delays and self.hrf != "fir":
+                raise UsageError(f"--delays has no effect with --hrf {self.hrf}: it needs --hrf fir")
+            if self.hrf_library is not None and self.hrf != "glm":
+                raise UsageError(f"--hrf-library has no effect with --hrf {self.hrf}: it needs --hrf glm")
+            if len(set(self.delays)) < len(self.delays):
+                raise UsageError("--delays: one is named twice")
+            if self.frame_rate != EncodeSettings.frame_rate and self.chosen_backbone is None:
+                raise UsageError("--frame-rate has no effect here: features are read from --features; it needs --backbone")
+            return
+        for entry in options_of(EncodeSettings):
+            if entry.group == _MOVIE and getattr(self, entry.name) != entry.default:
+                raise UsageError(f"{entry.flag} has no effect without --design movie")
 
     def _check_context(self) -> None:
         """Options that belong to a population model."""
@@ -252,6 +351,11 @@ class EncodeSettings:
                 raise UsageError(f"--rois: {word!r} is named twice")
         if self.rois and not self.text_queries:
             raise UsageError("--rois has no effect without --text-queries")
+
+    @property
+    def is_movie(self) -> bool:
+        """Whether volumes are predicted, instead of responses to stimuli."""
+        return self.design == "movie"
 
     @property
     def chosen_backbone(self) -> str | None:

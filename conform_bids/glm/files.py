@@ -11,6 +11,7 @@ from typing import Any
 
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
+from conform_bids.bids.runs import PlannedRun
 from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.options import from_mapping, to_mapping
 
@@ -31,40 +32,6 @@ __all__ = [
 ORDINARY = "conformols"
 """The ``desc`` of the least-squares betas of the model conform."""
 HRF_MODELS = ("fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a fit.
-
-    Attributes
-    ----------
-    session, run : str or None
-        Labels as in the file name.
-    bold : tuple of Path
-        One file, or the left and the right hemisphere's.
-    mask, events, confounds : Path or None
-        Beside it.
-    repetition_time : float or None
-        Seconds; None where neither sidecar nor header says (then the job fails, naming the file).
-    start_time : float
-        Seconds from the first volume's start to the time that its values stand for.
-    n_volumes : int or None
-        None where the file could not be read while planning.
-    sources : tuple of str
-        BIDS URIs of the files above.
-    """
-
-    session: str | None
-    run: str | None
-    bold: tuple[Path, ...]
-    mask: Path | None
-    events: Path
-    confounds: Path | None
-    repetition_time: float | None
-    start_time: float
-    n_volumes: int | None
-    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,19 +143,7 @@ class Plan:
         def path(value: str | None) -> Path | None:
             return None if value is None else Path(value)
 
-        runs = tuple(
-            PlannedRun(
-                **{
-                    **run,
-                    "bold": tuple(Path(file) for file in run["bold"]),
-                    "mask": path(run["mask"]),
-                    "events": Path(run["events"]),
-                    "confounds": path(run["confounds"]),
-                    "sources": tuple(run["sources"]),
-                }
-            )
-            for run in content["runs"]
-        )
+        runs = tuple(PlannedRun.from_json(run) for run in content["runs"])
         return cls(
             **{
                 **content,

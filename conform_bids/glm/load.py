@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.bids.confounds import count_rows, read_confounds
+from conform_bids.bids.confounds import read_confounds
 from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.hrf_tables import load_default_library, read_hrf_table
-from conform_bids.bids.images import describe_bold, read_bold, read_space
-from conform_bids.bids.spaces import Space, VolumeSpace, intersect_spaces
+from conform_bids.bids.images import read_bold
+from conform_bids.bids.runs import PlannedRun, check_repetition_times, read_common_space, with_timing
 from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
-from conform_bids.glm.files import Plan, PlannedRun
+from conform_bids.glm.files import Plan
 from conform_bids.glm.numerics.design import Design, nuisance_bases
 from conform_bids.glm.planning import (
     assumed_hrf,
     build_trials,
-    check_repetition_times,
     cross_validation_folds,
     session_groups,
     usable_trials,
@@ -74,8 +73,9 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
     UnusableInputError, MissingInputError
         Naming the file, when an input cannot be used.
     """
-    runs = [_with_timing(run) for run in plan.runs]
-    space, outside = read_common_space(plan)
+    runs = [with_timing(run) for run in plan.runs]
+    as_glmsingle = plan.settings.compat is not None or plan.settings.engine == "glmsingle"  # which knows no unit that a run lacks
+    space, outside = read_common_space(plan.runs, plan.entities, in_all=as_glmsingle)
     table = build_trials(runs, plan.settings)
     paths = [folder / "space.npz", folder / "trials.tsv", folder / "stimuli.tsv", folder / "set_aside.json"]
     space.save(paths[0])
@@ -108,53 +108,6 @@ def read_loaded(files: Sequence[Path]) -> LoadedFit:
     runs = [np.load(by_name[name], mmap_mode="r") for name in sorted(by_name) if name.startswith("run-")]
     set_aside = pd.DataFrame(json.loads(by_name["set_aside.json"].read_text(encoding="utf-8")))
     return LoadedFit(runs, design, names, read_trials(by_name["trials.tsv"]), set_aside)
-
-
-def read_common_space(plan: Plan) -> tuple[Space, npt.NDArray[np.bool_] | None]:
-    """Space of the units of a fit, and for each run which of them lie outside of its own mask.
-
-    A voxel is kept where at least half of the masks have it, and is absent from the other runs; GLMsingle has none that is absent from
-    a run, so there all masks must have it. Grayordinates and vertices are the same in all runs.
-
-    Raises
-    ------
-    UnusableInputError
-        When grids differ, or no voxel is left.
-    """
-    entities = plan.entities
-    spaces = [
-        read_space(run.bold, run.mask, entities.get("space", "boldref"), entities.get("den"), entities.get("res")) for run in plan.runs
-    ]
-    as_glmsingle = plan.settings.compat is not None or plan.settings.engine == "glmsingle"
-    masks = [space.mask for space in spaces if isinstance(space, VolumeSpace)]
-    if as_glmsingle or not masks:
-        return intersect_spaces(spaces), None
-    everywhere = [replace(space, mask=np.ones_like(space.mask)) for space in spaces if isinstance(space, VolumeSpace)]
-    grid = intersect_spaces(everywhere)
-    kept = 2 * np.sum(masks, axis=0) >= len(masks)
-    if not kept.any():
-        return intersect_spaces(spaces), None  # which says so
-    assert isinstance(grid, VolumeSpace)
-    return replace(grid, mask=kept), np.stack([~mask[kept] for mask in masks])
-
-
-def _with_timing(run: PlannedRun) -> PlannedRun:
-    """The run with its length and TR, which a plan may lack where the file was not at hand."""
-    header = describe_bold(run.bold)
-    if run.n_volumes is not None and run.n_volumes != header.n_volumes:
-        raise UnusableInputError(f"{run.bold[0]}: {header.n_volumes} volumes, where {run.n_volumes} were planned; it changed meanwhile")
-    repetition_time = run.repetition_time or header.repetition_time_s
-    if not repetition_time:
-        raise UnusableInputError(f"{run.bold[0]}: neither its sidecar nor its header gives the repetition time")
-    _check_length(run, header.n_volumes)
-    return replace(run, n_volumes=header.n_volumes, repetition_time=repetition_time)
-
-
-def _check_length(run: PlannedRun, n_volumes: int) -> None:
-    """Hold a run's length against its confounds, used or not: a series that lost volumes looks sound otherwise."""
-    rows = None if run.confounds is None else count_rows(run.confounds)
-    if rows is not None and rows != n_volumes:
-        raise UnusableInputError(f"{run.bold[0]}: {n_volumes} volumes, but {run.confounds} has {rows} rows; one of them is not whole")
 
 
 def build_design(plan: Plan, runs: Sequence[PlannedRun], table: TrialTable) -> tuple[Design, tuple[tuple[str, ...], ...]]:

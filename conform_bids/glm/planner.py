@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.bids.bold import BoldSeries, find_bold, spatial_reference
-from conform_bids.bids.images import describe_bold
 from conform_bids.bids.index import Dataset
-from conform_bids.bids.names import ENTITY_ORDER, natural_key, parse_name
+from conform_bids.bids.names import ENTITY_ORDER, parse_name
+from conform_bids.bids.runs import PlannedRun, check_repetition_times, group_series, plan_run, timing_notes
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.sidecars import STANDARD_SPACES
 from conform_bids.bids.trials import TrialTable, read_trials
 from conform_bids.errors import MissingInputError, NoTrialsError, UnusableInputError
-from conform_bids.glm.files import Plan, PlannedRun, output_tables
-from conform_bids.glm.planning import build_trials, check_glmsingle, check_repetition_times, choose_models, design_notes, fit_scope
+from conform_bids.glm.files import Plan, output_tables
+from conform_bids.glm.planning import build_trials, check_glmsingle, choose_models, design_notes, fit_scope
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.jobs import ParticipantPlan, Resources
 
@@ -59,24 +59,13 @@ def plan_participant(
         warnings += found.warnings
     planner = _Planner(dataset, _sloppy(settings) if resources.sloppy else settings, resources, output_dir)
     jobs: list[Plan] = []
-    for group in _group(series).values():
+    for group in group_series(series).values():
         jobs += planner.plan_task(participant, group, warnings)
     if not jobs:
         reasons = "; ".join(dict.fromkeys(warning for warning in warnings if "left out" in warning))
         raise MissingInputError(f"sub-{participant}: no run has a trial to model: {reasons}")
     jobs = [_keep_tables_of_others(job) for job in _mark_differing_runs(jobs)]
     return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
-
-
-def _group(series: Sequence[BoldSeries]) -> dict[tuple[Any, ...], list[BoldSeries]]:
-    """Runs that share every entity but run and session, in the order of session and run."""
-    groups: dict[tuple[Any, ...], list[BoldSeries]] = {}
-    for found in series:
-        shared = {key: label for key, label in found.entities.items() if key not in ("run", "ses")}
-        groups.setdefault((found.kind, tuple(shared.items())), []).append(found)
-    for group in groups.values():
-        group.sort(key=lambda found: (natural_key(found.entities.get("ses", "")), natural_key(found.entities.get("run", ""))))
-    return groups
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ class _Planner:
             return []
         units: dict[Path, int] = {}
         runs = [self._plan_run(found, units) for found in series]
-        notes += _timing_notes(series) if self.settings.compat is None else []
+        notes += timing_notes(series) if self.settings.compat is None else []
         warnings += notes
         entities = {key: label for key, label in series[0].entities.items() if key not in ("run", "ses")}
         sessions: dict[str | None, list[PlannedRun]] = {}
@@ -127,31 +116,10 @@ class _Planner:
         return plans
 
     def _plan_run(self, found: BoldSeries, units: dict[Path, int]) -> PlannedRun:
-        assert found.events is not None
-        repetition_time = _positive(found.metadata.get("RepetitionTime"))
-        n_volumes = None
-        if all(path.exists() and path.stat().st_size > 0 for path in found.files):
-            header = describe_bold(found.files)
-            n_volumes = header.n_volumes
-            repetition_time = repetition_time or header.repetition_time_s
-            if repetition_time is None:
-                raise UnusableInputError(f"{found.files[0]}: neither its sidecar nor its header gives the repetition time")
-            units[found.files[0]] = header.n_units_total
-        read = [*found.files, found.mask, found.events, found.confounds if self.settings.confounds else None]
-        if self.settings.confounds and found.confounds is None:
-            raise MissingInputError(f"{found.files[0]}: --confounds was given, and the run has no confounds table")
-        return PlannedRun(
-            session=found.entities.get("ses"),
-            run=found.entities.get("run"),
-            bold=tuple(found.files),
-            mask=found.mask,
-            events=found.events,
-            confounds=found.confounds,
-            repetition_time=repetition_time,
-            start_time=_start_time(found)[0],
-            n_volumes=n_volumes,
-            sources=tuple(self.dataset.bids_uri(path) for path in read if path is not None),
-        )
+        run, n_units = plan_run(self.dataset, found, with_confounds=bool(self.settings.confounds))
+        if n_units is not None:
+            units[found.files[0]] = n_units
+        return run
 
     def _fit_by_session(self, sessions: list[list[PlannedRun]]) -> bool:
         scope = fit_scope(self.settings)
@@ -217,39 +185,6 @@ def _sloppy(settings: GLMSettings) -> GLMSettings:
     """Few noise regressors and ridge fractions to choose from: fast, for a test of an installation."""
     fractions = settings.fractions if len(settings.fractions) <= len(SLOPPY_FRACTIONS) else SLOPPY_FRACTIONS
     return settings.for_models(settings.model, n_pcs=min(settings.n_pcs, SLOPPY_PCS), fractions=fractions, hrf_averaging="off")
-
-
-def _start_time(found: BoldSeries) -> tuple[float, str | None]:
-    """Time of a frame's values within its TR, and what is assumed where it cannot be known."""
-    value = found.metadata.get("StartTime")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 100:
-        return float(value), None
-    if found.metadata.get("SliceTimingCorrected"):
-        return 0.0, (
-            "slices were corrected for timing, and the sidecar has no StartTime that says to which time; the start of each volume is "
-            "assumed, so responses may be modelled up to one TR early"
-        )
-    if "SliceTimingCorrected" not in found.metadata:
-        return 0.0, (
-            "the sidecar has neither StartTime nor SliceTimingCorrected, so the time that a volume stands for cannot be known; its start "
-            "is assumed"
-        )
-    return 0.0, None
-
-
-def _timing_notes(series: Sequence[BoldSeries]) -> list[str]:
-    """One note for each thing that is assumed about the time of frames, however many runs it concerns."""
-    names: dict[str, list[str]] = {}
-    for found in series:
-        assumed = _start_time(found)[1]
-        if assumed is not None:
-            names.setdefault(assumed, []).append(found.files[0].name)
-    return [f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {assumed}" for assumed, files in names.items()]
-
-
-def _positive(value: Any) -> float | None:
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
-    return number if 0 < number < 1000 else None
 
 
 def _has_content(path: Path) -> bool:

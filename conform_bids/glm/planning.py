@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.bids.events import RunEvents, build_trial_table
+from conform_bids.bids.events import build_trial_table
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, read_hrf_table
 from conform_bids.bids.names import parse_name
+from conform_bids.bids.runs import PlannedRun, run_events
 from conform_bids.bids.trials import TrialTable
 from conform_bids.errors import UnusableInputError, UsageError
-from conform_bids.glm.files import PlannedRun
 from conform_bids.glm.numerics.efficiency import largest_correlation, trial_variance_inflation
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.settings import GLMSettings
@@ -30,7 +30,6 @@ __all__ = [
     "assumed_hrf",
     "build_trials",
     "check_glmsingle",
-    "check_repetition_times",
     "choose_models",
     "collinear_flags",
     "cross_validation_folds",
@@ -53,17 +52,7 @@ stay below a tenth of it."""
 
 def build_trials(runs: Sequence[PlannedRun], settings: GLMSettings) -> TrialTable:
     """Trial table of the runs of a fit, whose lengths are known; trials that cannot be told from others are flagged."""
-    events = [
-        RunEvents(
-            session=run.session,
-            run=run.run,
-            path=run.events,
-            n_volumes=int(run.n_volumes or 0),
-            repetition_time=float(run.repetition_time or 0),
-            start_time=0.0 if settings.compat else run.start_time,
-        )
-        for run in runs
-    ]
+    events = [run_events(run, from_start=settings.compat is not None) for run in runs]
     config = dataset_config(settings)
     table = build_trial_table(
         events,
@@ -157,23 +146,6 @@ def collinear_flags(columns: npt.NDArray[np.float64], onset: npt.NDArray[np.floa
     return np.where(bad, np.array(reasons, dtype=object), "n/a")
 
 
-def check_repetition_times(runs: Sequence[PlannedRun]) -> None:
-    """Make sure that the runs of a fit share their repetition time.
-
-    Raises
-    ------
-    UnusableInputError
-        Naming two runs that differ.
-    """
-    times = [round(float(run.repetition_time or 0), 6) for run in runs]
-    for run, time in zip(runs, times, strict=True):
-        if time != times[0]:
-            raise UnusableInputError(
-                f"{run.bold[0]}: its repetition time is {time:g} s, and that of {runs[0].bold[0].name} {times[0]:g} s; "
-                "the runs of a fit must share one"
-            )
-
-
 def check_glmsingle(models: Sequence[str]) -> None:
     """Refuse what the package cannot do, before anything is computed.
 
@@ -221,14 +193,9 @@ def design_notes(settings: GLMSettings, table: TrialTable, runs: Sequence[Planne
         told = ", ".join(f"{reason} ({count})" for reason, count in flagged.items())
         notes.append(f"{sum(flagged.values())} of {len(table.trials)} trials are flagged: {told}")
     if settings.cv_folds and dropped:
-        labels = ", ".join(f"{number} is {_run_label(run)}" for number, run in enumerate(runs, start=1))
+        labels = ", ".join(f"{number} is {run.label}" for number, run in enumerate(runs, start=1))
         notes.append(f"--cv-folds counts the runs that are fitted: {labels}")
     return notes
-
-
-def _run_label(run: PlannedRun) -> str:
-    parts = [f"{key}-{label}" for key, label in (("ses", run.session), ("run", run.run)) if label is not None]
-    return "_".join(parts) or run.bold[0].name
 
 
 def cross_validation_folds(settings: GLMSettings, n_runs: int) -> tuple[tuple[int, ...], ...]:

@@ -163,13 +163,14 @@ def _number(frame: pd.DataFrame, given: bool, warnings: tuple[str, ...]) -> Pool
     condition = frame["stim_id"].map({stim_id: k for k, stim_id in enumerate(stim_ids)})
     numbered = frame.assign(trial=np.arange(len(frame)), condition=condition.astype("int64"))
     numbered["repetition"] = numbered.groupby("condition").cumcount().astype("int64")
-    first = numbered.drop_duplicates("condition").set_index("condition")["split"]
+    first = numbered.drop_duplicates("condition").sort_values("condition")
     conditions = pd.DataFrame(
         {
             "condition": np.arange(len(stim_ids)),
             "stim_id": stim_ids,
             "n_trials": np.bincount(numbered["condition"], minlength=len(stim_ids)),
-            "split": [first[k] for k in range(len(stim_ids))],
+            "split": first["split"].tolist(),
+            "first_trial": first["trial"].tolist(),
         }
     )
     source, row = (numbered[name].to_numpy(dtype=np.intp) for name in ("_source", "_row"))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids import __version__
+from conform_bids.bids.conditions import FIRST_TRIAL
 from conform_bids.bids.derivatives import atomic_path, write_json, write_tsv
 from conform_bids.bids.images import write_maps
 from conform_bids.bids.names import parse_name, sidecar_of
@@ -41,6 +42,7 @@ CONDITIONS_DESCRIPTION: dict[str, Any] = {
     "stim_id": {"Description": "Stimulus, or condition, that was shown; the name to join files on."},
     "n_trials": {"Description": "Trials that were averaged."},
     "split": TRIALS_DESCRIPTION["split"],
+    "first_trial": FIRST_TRIAL,
     "fold": {"Description": "Fold in which the condition was left out for desc-psncrossfit; n/a for what was not fitted on."},
 }
 _SPECTRUM: dict[str, Any] = {

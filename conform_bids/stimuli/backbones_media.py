@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from conform_bids.stimuli.identity import LARGEST_PIXELS
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["VIDEO_EXTENSIONS", "read_frames", "sampled_places"]
+__all__ = ["VIDEO_EXTENSIONS", "read_frames", "read_movie", "sampled_places"]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "AVIF")
 """Those that Pillow decodes by itself; it hands others (EPS) to programs of the system."""
@@ -63,6 +64,66 @@ def read_frames(path: Path, n_frames: int) -> list[Image]:
     if not frames:
         raise _Refused("has no frames")
     return frames
+
+
+def read_movie(path: Path, frame_rate: float) -> Iterator[tuple[float, Image]]:
+    """Decode a movie, one after the other the frames that are on in the middle of even intervals.
+
+    Parameters
+    ----------
+    path : Path
+        Video; an image is a movie of one frame.
+    frame_rate : float
+        Intervals a second.
+
+    Yields
+    ------
+    time : float
+        Seconds from the movie's beginning at which the interval begins.
+    image : RGB image
+
+    Raises
+    ------
+    ValueError
+        When it is broken, larger than `LARGEST_PIXELS`, or neither; the message says which.
+    """
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        yield 0.0, read_frames(path, 1)[0]
+        return
+    n = 0
+    try:
+        with path.open("rb") as stream, _opened(stream) as container:
+            for time, image in _at_even_times(container, frame_rate):
+                yield time, image
+                n += 1
+    except _Refused:
+        raise
+    except Exception as error:  # decoders of foreign files fail in a dozen ways
+        raise _Refused(f"cannot be decoded ({type(error).__name__}: {error})") from error
+    if not n:
+        raise _Refused("has no frames")
+
+
+def _at_even_times(container: Any, frame_rate: float) -> Iterator[tuple[float, Image]]:
+    """Frames on at (k + 1/2) / frame_rate after the first one; the last is on as long as the one before it was."""
+    before: Any = None
+    first = now = 0.0
+    step, k = 1 / 25, 0
+    for frame in container.decode(_video_stream(container)):
+        if frame.time is None:
+            raise _Refused("has frames without a time")
+        if before is None:
+            first = frame.time
+        else:
+            while (k + 0.5) / frame_rate < frame.time - first:
+                yield k / frame_rate, before.to_image()
+                k += 1
+            step = frame.time - now
+        before, now = frame, frame.time
+    if before is not None:
+        while k == 0 or (k + 0.5) / frame_rate < now - first + step:
+            yield k / frame_rate, before.to_image()
+            k += 1
 
 
 def _check_size(width: int, height: int) -> None:

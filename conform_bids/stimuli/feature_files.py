@@ -7,6 +7,9 @@ HDF5: attributes ``layout`` = ``features``, ``version``, ``card`` (JSON); datase
 ``features`` (a list of numbers); the card is JSON in the schema's metadata, ``card``. A parquet file without a column ``features`` has
 one column a feature.
 
+Features of movies have a row a frame, and its time: ``time`` (s from the movie's beginning), or ``frame`` (from 0) where the card's
+preprocessing has a ``frame_rate`` (Hz).
+
 Only ``features`` and one of ``stim_id`` and ``sha256`` have to be there, so that files of others need no converting beyond names; a card
 that is not in the file may lie beside it as ``<name>.json``. Files are not trusted: no pickles, no links out of the file, and no array
 larger than what the file can hold.
@@ -39,9 +42,10 @@ _DEFLATE = 1100
 """Compression ratio that neither zip nor HDF5's gzip can exceed (1,032)."""
 _LARGEST_CARD = 1 << 20
 _KEYS = ("stim_id", "sha256")
+_MOMENTS = ("time", "frame")
 Array = npt.NDArray[Any]
-_Content = tuple[Array, Mapping[str, list[str]], str | None]
-"""Features, keys, card as JSON."""
+_Content = tuple[Array, Mapping[str, list[str]], str | None, Mapping[str, Array]]
+"""Features, keys, card as JSON, and when frames of movies come on."""
 
 
 def write_features(table: FeatureTable, path: str | Path) -> None:
@@ -72,10 +76,14 @@ def _write_hdf5(table: FeatureTable, card: str, path: Path) -> None:
         file.create_dataset("features", data=table.values, track_times=False)
         for key, texts in zip(_KEYS, (table.stim_ids, table.sha256), strict=True):
             file.create_dataset(key, data=list(texts), shape=(len(table),), dtype=h5py.string_dtype(), track_times=False)
+        if table.times is not None:
+            file.create_dataset("time", data=table.times, track_times=False)
 
 
 def _write_npz(table: FeatureTable, card: str, path: Path) -> None:
     keys: dict[str, Any] = {key: np.array(texts, dtype=np.str_) for key, texts in zip(_KEYS, (table.stim_ids, table.sha256), strict=True)}
+    if table.times is not None:
+        keys["time"] = table.times
     with path.open("wb") as stream:
         np.savez(stream, features=table.values, card=np.array(card), version=np.array(FEATURES_VERSION), **keys)
 
@@ -86,6 +94,8 @@ def _write_parquet(table: FeatureTable, card: str, path: Path) -> None:
 
     features = pa.FixedSizeListArray.from_arrays(pa.array(table.values.ravel()), table.n_features)
     columns = {"stim_id": pa.array(table.stim_ids, pa.string()), "sha256": pa.array(table.sha256, pa.string()), "features": features}
+    if table.times is not None:
+        columns["time"] = pa.array(table.times)
     metadata = {"layout": "features", "version": str(FEATURES_VERSION), "card": card}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
@@ -131,17 +141,30 @@ def read_features(path: str | Path) -> FeatureTable:
     if reader is None:
         raise UnusableInputError(f"{path}: features are read from {', '.join(EXTENSIONS)}")
     try:
-        values, keys, card = reader(path)
+        values, keys, text, moments = reader(path)
         known = {key: [MISSING if text in ("", "nan", "None") else text for text in texts] for key, texts in keys.items()}
         absent = [MISSING] * len(values)
         if not known:
             raise ValueError("it has neither stim_id nor sha256, and rows are never matched by their order")
-        return FeatureTable(values, known.get("stim_id", absent), known.get("sha256", absent), _card(path, card))
+        card = _card(path, text)
+        return FeatureTable(values, known.get("stim_id", absent), known.get("sha256", absent), card, _times(moments, card))
     except UnusableInputError:
         raise
     except Exception as error:  # decoders of foreign files fail in many ways; each says that the file cannot be used
         reason = str(error) or type(error).__name__
         raise UnusableInputError(f"{path}: not a usable feature table ({reason})") from error
+
+
+def _times(moments: Mapping[str, Array], card: FeatureCard) -> npt.NDArray[np.float64] | None:
+    """Seconds at which frames come on; None where rows are no frames."""
+    if "time" in moments:
+        return np.asarray(moments["time"], dtype=np.float64).ravel()
+    if "frame" not in moments:
+        return None
+    rate = card.preprocessing.get("frame_rate")
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < 1e6:
+        raise ValueError("it has the frame of each row and no frame_rate (Hz) in its card's preprocessing; a column time (s) needs none")
+    return np.asarray(moments["frame"], dtype=np.float64).ravel() / rate
 
 
 def _card(path: Path, text: str | None) -> FeatureCard:
@@ -175,8 +198,9 @@ def _read_hdf5(path: Path) -> _Content:
             if key in file:
                 data = _dataset(file, key, path)
                 keys[key] = [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in data.ravel().tolist()]
+        moments = {key: _dataset(file, key, path) for key in _MOMENTS if key in file}
         card = file.attrs.get("card")
-        return values, keys, None if card is None else str(card)
+        return values, keys, None if card is None else str(card), moments
 
 
 def _dataset(file: Any, name: str, path: Path) -> Array:
@@ -209,7 +233,8 @@ def _read_npz(path: Path) -> _Content:
             raise ValueError(f"it has no features, but {', '.join(map(repr, file.files[:5])) or 'nothing'}")
         values = np.asarray(file["features"])
         keys = {key: np.asarray(file[key]).ravel().astype(np.str_).tolist() for key in _KEYS if key in file}
-        return values, keys, str(file["card"][()]) if "card" in file else None
+        moments = {key: np.asarray(file[key]) for key in _MOMENTS if key in file}
+        return values, keys, str(file["card"][()]) if "card" in file else None, moments
 
 
 def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
@@ -240,6 +265,7 @@ def _read_parquet(path: Path) -> _Content:
     metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items() if key in (b"card", b"version")}
     _check_version(metadata.get("version", FEATURES_VERSION))
     keys = {key: [MISSING if text is None else str(text) for text in table[key].to_pylist()] for key in _KEYS if key in table.column_names}
+    moments = {key: np.asarray(table[key].to_numpy()) for key in _MOMENTS if key in table.column_names}
     if "features" in table.column_names:
         column = table["features"]
         lengths = pc.list_value_length(column).unique().to_pylist()
@@ -248,8 +274,8 @@ def _read_parquet(path: Path) -> _Content:
         flat = pa.concat_arrays([chunk.flatten() for chunk in column.chunks])
         values = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), lengths[0])
     else:
-        names = [name for name in table.column_names if name not in _KEYS]
+        names = [name for name in table.column_names if name not in (*_KEYS, *_MOMENTS)]
         if not names:
             raise ValueError("it has no features")
         values = np.stack([np.asarray(table[name].to_numpy()) for name in names], axis=1)
-    return values, keys, metadata.get("card")
+    return values, keys, metadata.get("card"), moments

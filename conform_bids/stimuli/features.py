@@ -90,6 +90,8 @@ class FeatureTable:
     sha256 : sequence of str
         Of the stimulus files, hexadecimal; ``n/a`` where not known.
     card : FeatureCard
+    times : (n_rows,) float64 array or None
+        Of movies, which have a row a frame: seconds from the movie's beginning at which the frame comes on.
 
     Raises
     ------
@@ -101,6 +103,7 @@ class FeatureTable:
     stim_ids: Sequence[str]
     sha256: Sequence[str]
     card: FeatureCard = field(default_factory=FeatureCard)
+    times: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -116,6 +119,11 @@ class FeatureTable:
                 raise ValueError(f"row {place}: {digest[:70]!r} is not a SHA-256")
             if name == digest == MISSING:
                 raise ValueError(f"row {place} has neither stim_id nor sha256")
+        if self.times is not None:
+            times = np.asarray(self.times, dtype=np.float64).ravel()
+            if len(times) != len(values) or not np.isfinite(times).all():
+                raise ValueError(f"{len(values)} rows of features and {np.isfinite(times).sum()} times; a row has a time each, in seconds")
+            object.__setattr__(self, "times", times)
         with np.errstate(over="ignore"):  # what single precision cannot hold becomes infinite, and is told when it is asked for
             object.__setattr__(self, "values", np.ascontiguousarray(values, dtype=np.float32))
         object.__setattr__(self, "stim_ids", names)
@@ -178,6 +186,8 @@ def match_features(
     UnusableInputError
         When rows of one stimulus disagree; when features are not finite or were computed from other content (with ``error``).
     """
+    if table.times is not None:
+        raise UnusableInputError(f"{source}: its rows are frames of movies, as they have a time; a table with a row a stimulus is needed")
     hashes = list(sha256) if sha256 is not None else [MISSING] * len(stim_ids)
     if len(hashes) != len(stim_ids):
         raise ValueError(f"{len(stim_ids)} stim_id and {len(hashes)} sha256")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +110,7 @@ def _save_person(root: Path, person: str, spec: WorldSpec, trials: list[np.ndarr
         content = {"TrialTable": f"bids::sub-{person}/func/{stem}_desc-conform_trials.tsv"}
         _save(np.concatenate(trials[:2]), folder, f"{stem}_{SPACE}_stat-effect_desc-conform_statmap", content)
         return
-    table = pd.DataFrame({"condition": range(n), "stim_id": names, "n_trials": 2, "split": split, "fold": 0})
+    table = pd.DataFrame({"condition": range(n), "stim_id": names, "n_trials": 2, "split": split, "first_trial": range(n)[::-1], "fold": 0})
     table.to_csv(folder / f"{stem}_{SPACE}_desc-psn_trials.tsv", sep="\t", index=False)
     content = {"TrialTable": f"bids::sub-{person}/func/{stem}_{SPACE}_desc-psn_trials.tsv"}
     for desc, values in (("psn", np.mean(trials[:2], axis=0)), ("trialavg", np.mean(trials[2:], axis=0))):
@@ -144,3 +146,25 @@ def make_world() -> Callable[..., SimpleNamespace]:
 @pytest.fixture(scope="session")
 def run_encode() -> Callable[..., SimpleNamespace]:
     return run_here
+
+
+@pytest.fixture(scope="session")
+def movie_world() -> Any:
+    """The module that writes datasets of movies (tests are no package, so that it is not imported by name)."""
+    spec = importlib.util.spec_from_file_location("movie_world", Path(__file__).with_name("movie_world.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["movie_world"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def movie_spec(movie_world: Any) -> Any:
+    return movie_world.MovieSpec
+
+
+@pytest.fixture(scope="session")
+def make_movies(movie_world: Any) -> Callable[..., SimpleNamespace]:
+    """`write_movies(root, spec)`."""
+    return movie_world.write_movies

@@ -212,3 +212,29 @@ def test_what_cannot_be_done_is_refused(fault: str, trained: SimpleNamespace, tm
     run = run_encode(trained.new.dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", *COMMON, *flags)
     assert run.status == status, run.stderr
     assert words in run.stderr + run.stdout
+
+
+@pytest.mark.slow
+def test_the_first_stimuli_are_those_that_were_shown_first(trained: SimpleNamespace, tmp_path: Path, run_encode: Any) -> None:
+    flags = (
+        "--features",
+        trained.features,
+        "--model",
+        trained.model,
+        "--context",
+        "12",
+        "--context-strategy",
+        "first",
+        "--bootstraps",
+        "0",
+    )
+    run = run_encode(
+        trained.new.dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", *COMMON, *flags, "--participant-label", "04"
+    )
+    assert run.status == 0, run.stderr
+    stem = tmp_path / "out" / "sub-04" / "func" / f"sub-04_{STEM}"
+    table = pd.read_csv(f"{stem}_desc-population_trials.tsv", sep="\t")
+    train = table[table["split"] == "train"].sort_values("first_trial")
+    assert train["stim_id"].tolist() == trained.new.names[:60][::-1]
+    context = pd.read_csv(f"{stem}_desc-population_contexts.tsv", sep="\t")
+    assert set(context["stim_id"]) == set(train["stim_id"][:12])

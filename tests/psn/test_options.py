@@ -236,7 +236,7 @@ def test_saved_maps_and_tables(fit: Fit, made: tuple[Path, np.ndarray]) -> None:
     np.testing.assert_array_equal(image.reshape(100, 24).T, done.array("psn"))
     assert np.asarray(nib.load(done.output("_stat-ncsnr_desc-psn_statmap.nii.gz")).dataobj).ndim == 3
     table = done.table("_desc-psn_trials.tsv")
-    assert list(table.columns) == ["condition", "stim_id", "n_trials", "split", "fold"]
+    assert list(table.columns) == ["condition", "stim_id", "n_trials", "split", "first_trial", "fold"]
     assert table["stim_id"].tolist() == sorted(table["stim_id"])
     spectrum = done.table("_eigenspectrum.tsv")
     assert {"parcel", "dimension", "signal_variance", "noise_variance", "passed"} <= set(spectrum.columns)

@@ -12,7 +12,9 @@ __all__ = ["STRATEGIES", "choose_context"]
 STRATEGIES = ("random", "diverse", "first")
 
 
-def choose_context(features: FloatArray, n_context: int, strategy: str, seed: int = 0, draw: int = 0) -> npt.NDArray[np.intp]:
+def choose_context(
+    features: FloatArray, n_context: int, strategy: str, seed: int = 0, draw: int = 0, order: npt.NDArray[np.intp] | None = None
+) -> npt.NDArray[np.intp]:
     """Draw a context from a person's train stimuli.
 
     Parameters
@@ -27,6 +29,8 @@ def choose_context(features: FloatArray, n_context: int, strategy: str, seed: in
         stimuli that are near to each other are not chosen one after the other). ``first``: in their order.
     seed, draw : int
         Of ``random``; the others have one answer.
+    order : (n_stimuli,) int array, optional
+        Of ``first``: rows in the order in which they were shown (default: as they were listed).
 
     Returns
     -------
@@ -44,7 +48,7 @@ def choose_context(features: FloatArray, n_context: int, strategy: str, seed: in
     if n_context >= n:
         return np.arange(n)
     if strategy == "first":
-        return np.arange(n_context)
+        return np.arange(n_context) if order is None else np.sort(order[:n_context])
     if strategy == "random":
         return np.sort(np.random.default_rng([seed, draw]).permutation(n)[:n_context])
     return np.sort(_pivots(np.asarray(features, dtype=np.float64), n_context))

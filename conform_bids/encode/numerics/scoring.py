@@ -17,6 +17,7 @@ __all__ = [
     "bootstrap_medians",
     "chance_correlation",
     "coefficient_of_determination",
+    "independent_rows",
     "normalise_by_ceiling",
     "score_units",
 ]
@@ -57,6 +58,24 @@ def chance_correlation(n: int) -> float:
     return float(np.tanh(1.6448536269514722 / np.sqrt(n - 3))) if n > 3 else 1.0
 
 
+def independent_rows(predicted: FloatArray, measured: FloatArray, blocks: npt.NDArray[np.intp]) -> int:
+    """Rows that would vary as independently as autocorrelated ones: n over 1 + 2 sum r_p r_m, lags within blocks; median of units.
+
+    By Bartlett (1946), JRSS Supplement 8:27-41.
+    """
+    n, most = len(blocks), int(np.bincount(blocks).max()) - 1
+    p, m = (np.asarray(values, dtype=np.float64) for values in (predicted, measured))
+    p, m = p - p.mean(axis=0), m - m.mean(axis=0)
+    excess = np.zeros(p.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        energy = np.square(p).sum(axis=0) * np.square(m).sum(axis=0)
+        for lag in range(1, most + 1):
+            excess += (1 - lag / n) * (p[lag:] * p[:-lag]).sum(axis=0) * (m[lag:] * m[:-lag]).sum(axis=0) / energy
+    finite = excess[np.isfinite(excess)]
+    inflation = 1 + 2 * float(np.median(finite)) if len(finite) else 1.0
+    return round(n / max(inflation, 1.0))
+
+
 def score_units(predicted: FloatArray, measured: FloatArray, ceiling: FloatArray) -> dict[str, npt.NDArray[np.float64]]:
     """Maps ``correlation``, ``rsquared`` and ``noiseceilingnormalized`` of predictions of test stimuli.
 
@@ -75,7 +94,14 @@ def score_units(predicted: FloatArray, measured: FloatArray, ceiling: FloatArray
 
 
 def bootstrap_medians(
-    predicted: FloatArray, measured: FloatArray, ceiling: FloatArray, *, n_resamplings: int, seed: int, most_values: int = 4_000_000
+    predicted: FloatArray,
+    measured: FloatArray,
+    ceiling: FloatArray,
+    *,
+    n_resamplings: int,
+    seed: int,
+    most_values: int = 4_000_000,
+    blocks: npt.NDArray[np.intp] | None = None,
 ) -> dict[str, Interval]:
     """Medians over units of the scores, with intervals by resampling the test stimuli.
 
@@ -89,6 +115,9 @@ def bootstrap_medians(
     seed : int
     most_values : int
         Units beyond this over the stimuli are thinned out evenly for the intervals (not for the medians), which hardly depend on it.
+    blocks : (n_stimuli,) int array, optional
+        Rows that are drawn together, from 0, as those of a movie that are near in time. Chance, too, then counts as many independent
+        rows as the autocorrelation of predictions and measurements leaves.
 
     Returns
     -------
@@ -102,13 +131,15 @@ def bootstrap_medians(
     table of counts (resamplings, stimuli) with squares and products of the responses: nothing is predicted or sorted out again.
     """
     maps = score_units(predicted, measured, ceiling)
-    threshold = chance_correlation(len(measured))
+    threshold = chance_correlation(len(measured) if blocks is None else independent_rows(predicted, measured, blocks))
     values = _summarise(maps["correlation"][None], maps["rsquared"][None], ceiling, threshold)
     usable = np.flatnonzero(np.isfinite(maps["correlation"]))
     if not n_resamplings or not len(usable):
         return {name: Interval(float(value[0])) for name, value in values.items()}
     usable = usable[:: max(1, len(usable) * len(measured) // most_values)]
-    drawn = np.random.default_rng(seed).multinomial(len(measured), np.full(len(measured), 1 / len(measured)), size=n_resamplings)
+    n = len(measured) if blocks is None else int(blocks.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamplings)
+    drawn = drawn if blocks is None else drawn[:, blocks]
     correlation, rsquared = _resample(np.asarray(predicted)[:, usable], np.asarray(measured)[:, usable], drawn.astype(np.float64))
     spread = _summarise(correlation, rsquared, np.asarray(ceiling)[usable], threshold)
     del spread["units_above_chance"]  # resamplings hold fewer stimuli that differ, so that chance is passed more often
