@@ -321,6 +321,7 @@ def test_one_run_without_repeats_or_confounds(output, results):
     assert np.isnan(numbers.get("median_tsnr")) and np.isnan(numbers.get("mean_framewise_displacement"))
     assert numbers.get("n_trials_flagged") == 0 and numbers.get("median_variance_inflation") > 2
     assert "FD (mm)" not in page and "Variance inflation" in page
+    assert numbers.get("design_efficiency") == pytest.approx(numbers.runs[0]["DesignEfficiency"], abs=1e-4) and "Efficiency" in page
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -346,7 +347,9 @@ def test_runs_are_measured_and_what_deviates_is_said(drawn):
     moved = np.mean(([0.1, 0.1, 1.0, 0.1] * 6)[:23])
     assert numbers.get("mean_framewise_displacement") == pytest.approx(moved, rel=1e-4)
     assert numbers.get("share_displaced") == pytest.approx(100 * 6 / 23, rel=1e-4) and numbers.get("mean_std_dvars") == pytest.approx(1.2)
-    assert numbers.get("n_trials_flagged") == 2
+    assert numbers.get("n_trials_flagged") == 2 and numbers.get("design_efficiency") == pytest.approx(
+        1 / np.mean([1 / run["DesignEfficiency"] for run in numbers.runs]), rel=1e-2
+    )
     assert numbers.trials_flagged == (("cannot be told from others", "run 01", 1), ("cannot be told from others", "run 02", 1))
     assert [run["Label"] for run in numbers.runs] == ["run 01", "run 02", "run 03", "run 04"]
     assert all("moved" in run["Remarks"] and run["ShareDisplaced"] > 20 for run in numbers.runs)
@@ -357,6 +360,8 @@ def test_group_names_who_stands_out(output, drawn):
     path = [copy_fit(drawn, output, label) for label in labels][3]
     path.write_text(re.sub(r"median_tsnr\tn/a\t[\d.]+", "median_tsnr\tn/a\t3", path.read_text("utf-8")), "utf-8")
     table, page = write_group_report(output, labels, GLMSettings(), ABOUT)
-    assert {"median_tsnr", "share_displaced", "max_variance_inflation", "median_single_trial_r_fithrf"} <= set(pd.read_csv(table, sep="\t"))
-    rows = re.findall(r"<tr><td>(sub-\d+)</td><td>x</td><td>T1w</td><td>([^<]+)</td>", page.read_text("utf-8"))
+    assert {"median_tsnr", "share_displaced", "max_variance_inflation", "design_efficiency", "median_single_trial_r_fithrf"} <= set(
+        pd.read_csv(table, sep="\t")
+    )
+    rows = re.findall(r"<tr><td[^>]*>(sub-\d+)</td><td>x</td><td>T1w</td><td>([^<]+)</td>", page.read_text("utf-8"))
     assert rows == [("sub-04", "Temporal SNR")]

@@ -53,6 +53,12 @@ def test_collinearity_falls_with_the_distance_of_trials():
     )
     twice = collinearity(np.array([10.0, 10.0, 90.0, 500.0]), 240, 1.0, curve, 2, np.ones((240, 1)))
     assert np.isinf(twice.inflation[[0, 1, 3]]).all() and twice.inflation[2] < 1.2
+    assert twice.efficiency == 0 < 2 * fast.efficiency < slow.efficiency
+    # noise of variance 1 leaves the least-squares betas the variance that the efficiency promises
+    columns = np.interp(np.arange(240)[:, None] - np.arange(20) * 11.0, *curve, left=0.0)
+    design = np.column_stack([columns, np.vander(np.linspace(-1, 1, 240), 3)])
+    betas = np.linalg.lstsq(design, np.random.default_rng(0).standard_normal((240, 4000)), rcond=None)[0][:20]
+    assert slow.efficiency == pytest.approx(1 / betas.var(), rel=0.03)
 
 
 def test_motion_is_read_where_it_is_there(tmp_path):

@@ -59,26 +59,28 @@ def largest_correlation(regressors: npt.ArrayLike) -> FloatArray:
     return np.minimum(cosines.max(axis=1, initial=0.0), 1.0)
 
 
-def design_efficiency(regressors: npt.ArrayLike) -> float:
+def design_efficiency(regressors: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
     """Efficiency of single-trial estimates: one over the mean variance of the betas in noise of variance 1 (Dale, 1999).
 
     Parameters
     ----------
     regressors : (n_volumes, n_trials) array
         As in `trial_variance_inflation`.
+    counted : (n_trials,) bool array, optional
+        Trials whose variance counts, as others are known to be unreliable; all are in the model.
 
     Returns
     -------
     float
-        n_trials / trace((X'X)^-1); 0 where the trials cannot all be told apart, or there are none.
+        n_trials / trace((X'X)^-1), of the trials that count; 0 where these cannot all be told apart, or there are none.
 
     Notes
     -----
     Dale, 1999, Human Brain Mapping 8:109, equation 9, with every trial a condition.
     """
     columns = np.asarray(regressors, dtype=np.float64)
-    energy = np.square(columns).sum(axis=0)
-    inflation = trial_variance_inflation(columns)
+    kept = np.ones(columns.shape[1], bool) if counted is None else np.asarray(counted, dtype=bool)
+    energy, inflation = np.square(columns).sum(axis=0)[kept], trial_variance_inflation(columns)[kept]
     if not len(energy) or not np.isfinite(inflation).all():
         return 0.0
     return float(len(energy) / (inflation / energy).sum())

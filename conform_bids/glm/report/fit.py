@@ -240,10 +240,13 @@ class FitArrays:
         for index, run in enumerate(self.context.runs):
             given = self.context.regressors
             regressors = given[index] if len(given) > index else np.zeros((run.n_volumes, 0))
-            own = onset[self.run_index == index] - run.start_time
+            here = self.run_index == index
+            own, counted = onset[here] - run.start_time, (self.trials["flag"].astype(str) == "n/a").to_numpy()[here]
             response = (np.asarray(times, dtype=float), np.asarray(curve, dtype=float).ravel())
             found.append(
-                collinearity(own, run.n_volumes, run.repetition_time, response, self.degrees[index], np.asarray(regressors, dtype=float))
+                collinearity(
+                    own, run.n_volumes, run.repetition_time, response, self.degrees[index], np.asarray(regressors, dtype=float), counted
+                )
             )
         return found
 

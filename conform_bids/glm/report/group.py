@@ -53,6 +53,7 @@ _QUALITY = {
     "mean_std_dvars": "DVARS (standardised)",
     "median_variance_inflation": "Variance inflation of trials",
     "max_variance_inflation": "Largest variance inflation",
+    "design_efficiency": "Design efficiency",
     "largest_run_deviation": "Largest deviation of a run's\nmean response (%)",
 }
 _PLAIN = {

@@ -97,9 +97,20 @@ def _quality(fit: FitArrays) -> dict[tuple[str, str], float]:
         "median_variance_inflation": float(np.median(inflation)) if inflation.size else float("nan"),
         "max_variance_inflation": float(inflation.max()) if inflation.size else float("nan"),
         "mean_neighbour_r": _mean(neighbours),
+        "design_efficiency": _efficiency(fit),
         "largest_run_deviation": 100 * float(np.abs(means - centre).max()) / abs(centre) if means.size > 1 and centre else float("nan"),
     }
     return {(metric, ""): value for metric, value in values.items()}
+
+
+def _efficiency(fit: FitArrays) -> float:
+    """Of all runs: one over the mean variance of the betas of their trials without a flag."""
+    sound = fit.run_index[(fit.trials["flag"].astype(str) == "n/a").to_numpy()]
+    counts = np.bincount(sound, minlength=len(fit.collinearity))
+    runs = [(count, run.efficiency) for count, run in zip(counts, fit.collinearity, strict=False) if count]
+    if not runs or min(efficiency for _, efficiency in runs) <= 0:
+        return 0.0 if runs else float("nan")
+    return float(sum(count for count, _ in runs) / sum(count / efficiency for count, efficiency in runs))
 
 
 def _mean(values: Any) -> float:
@@ -137,6 +148,7 @@ def _runs(fit: FitArrays) -> list[dict[str, Any]]:
             numbers["MeanStdDVARS"] = float(np.nanmean(motion["std_dvars"]))
         if fit.collinearity and len(fit.collinearity[index].inflation):
             numbers["MedianVarianceInflation"] = float(np.median(fit.collinearity[index].inflation))
+            numbers["DesignEfficiency"] = fit.collinearity[index].efficiency
         records.append(
             {
                 "Label": fit.labels[index],

@@ -43,10 +43,13 @@ _RUN_COLUMNS = {
     "ShareDisplaced": ("FD > 0.5 mm (%)", 1),
     "MeanStdDVARS": ("DVARS (std.)", 2),
     "MedianVarianceInflation": ("Variance inflation", 1),
+    "DesignEfficiency": ("Efficiency", 2),
     "MedianRSquared": ("R² (%)", 1),
     "MeanBeta": ("Mean response", 2),
 }
 """Quality of a run in the table: its heading, and decimals."""
+POOL_HOLDS_SIGNAL = 0.1
+"""Odd-even correlation of the noise pool from which its regressors are likely to take signal out."""
 _REASONS = {
     "constant": "constant in a run",
     "nan": "not finite in a run",
@@ -273,7 +276,7 @@ def _facts(fit: _Fit) -> Facts:
             ("Noise ceiling", number("median_noise_ceiling_responsive", best, "{:.1f} %"), "median, responsive units"),
             ("Odd-even r", number("median_odd_even_r_responsive", best, "{:.2f}"), "median, responsive units"),
             ("Single-trial r", number("median_single_trial_r_responsive", best, "{:.2f}"), "median, responsive units"),
-            ("Noise pool's odd-even r", number("pool_reliability", "", "{:.2f}"), "0: it holds no signal"),
+            ("Noise pool's odd-even r", number("pool_reliability", "", "{:.2f}"), _pool_remark(fit.get("pool_reliability"))),
             ("Temporal SNR", number("median_tsnr", "", "{:.0f}"), "median over units, mean of runs"),
             (
                 "Mean FD",
@@ -290,6 +293,13 @@ def _facts(fit: _Fit) -> Facts:
     )
 
 
+def _pool_remark(reliability: float) -> str:
+    """What the reliability of the noise pool means."""
+    if not math.isfinite(reliability):
+        return "not measured"
+    return "about 0: it holds no signal" if reliability < POOL_HOLDS_SIGNAL else "it holds signal: see --pcs-rule smallest"
+
+
 def _runs_table(fit: _Fit) -> Table | None:
     if fit.numbers is None or not fit.numbers.runs:
         return None
@@ -302,8 +312,10 @@ def _runs_table(fit: _Fit) -> Table | None:
         rows.append([*cells, ", ".join(map(str, run.get("Remarks", [])))])
     heads = ("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials", *(name for name, _ in shown.values()), "Remarks")
     caption = (
-        "Medians over units or trials, means over volumes. Remarks: more than three robust standard deviations off the other runs (from "
-        "four runs on), or (moved) more than a fifth of the volumes with a framewise displacement above 0.5 mm."
+        "Medians over units or trials, means over volumes. Efficiency: one over the mean variance of the unregularised estimates of trials "
+        "without a flag, where the noise of a volume has variance 1 (Dale, 1999); at 0.25 an estimate has twice the standard deviation of "
+        "a volume's noise. Remarks: more than three robust standard deviations off the other runs (from four runs on), or (moved) more "
+        "than a fifth of the volumes with a framewise displacement above 0.5 mm."
     )
     return Table(heads, rows, caption)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError
-from conform_bids.glm.numerics.efficiency import trial_variance_inflation
+from conform_bids.glm.numerics.efficiency import design_efficiency, trial_variance_inflation
 from conform_bids.numerics.blocks import value_blocks
 from conform_bids.numerics.linalg import extend_basis, polynomial_basis, project_out
 
@@ -116,10 +116,14 @@ class RunCollinearity:
         Of the regressors, drifts and confounds out.
     inflation : ndarray, shape (trials,)
         Variance inflation of each trial; infinite where it cannot be told from the others.
+    efficiency : float
+        One over the mean variance of least-squares betas in noise of variance 1, of the trials that count; 0 where these cannot be told
+        apart.
     """
 
     correlation: FloatArray
     inflation: FloatArray
+    efficiency: float
 
     def by_distance(self, most: int = 8) -> FloatArray:
         """Mean correlation of trials that are 1, 2, ... trials apart; NaN beyond the run."""
@@ -129,7 +133,13 @@ class RunCollinearity:
 
 
 def collinearity(
-    onset: FloatArray, n_volumes: int, repetition_time: float, curve: tuple[FloatArray, FloatArray], degree: int, regressors: FloatArray
+    onset: FloatArray,
+    n_volumes: int,
+    repetition_time: float,
+    curve: tuple[FloatArray, FloatArray],
+    degree: int,
+    regressors: FloatArray,
+    counted: NDArray[np.bool_] | None = None,
 ) -> RunCollinearity:
     """Regressors of a run's trials with one response, and how alike they are.
 
@@ -143,6 +153,8 @@ def collinearity(
         Of the drifts.
     regressors : ndarray, shape (volumes, regressors)
         Confounds in the model.
+    counted : ndarray, shape (trials,), optional
+        Trials that the efficiency is of; the others are unreliable (default: all).
     """
     delays = np.arange(n_volumes)[:, None] * repetition_time - onset
     columns = np.interp(delays, curve[0], curve[1], left=0.0, right=0.0)
@@ -151,7 +163,7 @@ def collinearity(
     length = np.linalg.norm(columns, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = columns / np.where(length > 0, length, np.nan)
-    return RunCollinearity(unit.T @ unit, trial_variance_inflation(columns))
+    return RunCollinearity(unit.T @ unit, trial_variance_inflation(columns), design_efficiency(columns, counted))
 
 
 def single_trial_agreement(betas: NDArray[np.floating], condition: ArrayLike, session: ArrayLike | None = None) -> FloatArray:

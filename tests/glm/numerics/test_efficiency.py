@@ -52,6 +52,10 @@ def test_efficiency_is_one_over_the_mean_variance(design: np.ndarray) -> None:
     variance = np.linalg.lstsq(design, noise, rcond=None)[0].var(axis=1)
     assert design_efficiency(design) == pytest.approx(1 / variance.mean(), rel=0.05)
     assert design_efficiency(2 * design) == pytest.approx(4 * design_efficiency(design))
+    with_a_faint_trial = np.column_stack([design, 1e-4 * np.random.default_rng(5).standard_normal(len(design))])
+    assert design_efficiency(with_a_faint_trial) < 1e-3 * design_efficiency(design)
+    counted = np.arange(design.shape[1] + 1) < design.shape[1]
+    assert design_efficiency(with_a_faint_trial, counted) == pytest.approx(design_efficiency(design), rel=0.1)
 
 
 @pytest.mark.parametrize("function", [trial_variance_inflation, largest_correlation])
