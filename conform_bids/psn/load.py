@@ -29,7 +29,7 @@ __all__ = ["LARGEST_SCALE", "SMALLEST_SCALE", "LoadedBetas", "load_betas", "read
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
-SMALLEST_SCALE, LARGEST_SCALE = 1.0, 20.0
+SMALLEST_SCALE, LARGEST_SCALE = 1.0, 50.0
 """Slopes of unshrunken on shrunken betas beyond these are chance."""
 BLOCK = 4096
 

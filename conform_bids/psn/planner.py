@@ -186,7 +186,8 @@ def _with_memory(plan: Plan, pooled: PooledTrials, resources: Resources) -> Plan
     n = n_units if whole else 2 * plan.settings.parcel_size if plan.settings.makes_clusters else min(n_units, 3000)
     n = min(n, n_units)
     square = min(n, 3000)
-    parcel = 8e-9 * (30 * square * square + 8 * n * n_trials)
+    kept = 160e-9 * (square + n_conditions / 5) * min(square, n_conditions)  # outputs of folds along dimensions, for gains of units
+    parcel = 8e-9 * (30 * square * square + 8 * n * n_trials) + kept
     block = 4e-9 * n_conditions * n_units if not resources.low_mem else 0.1
     mem = BASE_GB + max(read, plan.n_threads * parcel + 8e-9 * n_units * 60, min(block, 1.0) * 2)
     return replace(plan, mem_gb=round(mem, 2), block_gb=0.1 if resources.low_mem else 0.5)

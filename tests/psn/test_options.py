@@ -341,4 +341,4 @@ def test_amplitudes_are_rescaled_alike_by_the_app_and_the_engine() -> None:
         np.testing.assert_allclose(inside[name], outside[name], rtol=1e-3, atol=1e-4)
     wild = betas.copy()
     rescale_amplitudes(wild, np.array([0.1, 500.0, -3.0] * 4), train)  # slopes that are chance are held within bounds
-    np.testing.assert_allclose(wild[train].std(0) / betas[train].std(0), [1, 20, 1] * 4, rtol=1e-3)
+    np.testing.assert_allclose(wild[train].std(0) / betas[train].std(0), [1, 50, 1] * 4, rtol=1e-3)

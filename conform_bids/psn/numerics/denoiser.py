@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -90,11 +90,14 @@ class Denoiser:
         Their outputs add up.
     n_averaged : float
         Trials averaged in the responses that it was made for.
+    unit_gain : (n_units,) float64 array or None
+        What each unit's output is multiplied by.
     """
 
     mean: FloatArray
     components: Sequence[Component]
     n_averaged: float
+    unit_gain: FloatArray | None = None
 
     @property
     def n_units(self) -> int:
@@ -106,18 +109,26 @@ class Denoiser:
         """Whether the number of trials averaged makes a difference."""
         return any(component.terms[:, 2].any() for component in self.components)
 
+    def folded(self) -> Denoiser:
+        """The same map without gains of units: they are in where dimensions go to."""
+        if self.unit_gain is None:
+            return self
+        parts = [replace(part, left=part.left * self.unit_gain[:, None]) for part in self.components]
+        return replace(self, components=tuple(parts), unit_gain=None)
+
     def matrix(self, n_averaged: float | None = None) -> FloatArray:
         """The map as one matrix: denoised - mean = matrix @ (response - mean); (n_units, n_units)."""
         count = self.n_averaged if n_averaged is None else n_averaged
         total = np.zeros((self.n_units, self.n_units))
         for component in self.components:
             total += (component.left * component.gain(count)) @ component.right.T
-        return total
+        return total if self.unit_gain is None else total * self.unit_gain[:, None]
 
     def effective_dimensions(self, n_averaged: float | None = None) -> float:
         """Trace of the map."""
         count = self.n_averaged if n_averaged is None else n_averaged
-        return float(sum(np.einsum("ij,ij,j->", part.left, part.right, part.gain(count)) for part in self.components))
+        parts = self.folded().components
+        return float(sum(np.einsum("ij,ij,j->", part.left, part.right, part.gain(count)) for part in parts))
 
     def apply(self, responses: npt.NDArray[np.floating], n_averaged: npt.ArrayLike | None = None) -> FloatArray:
         """Denoise responses.
@@ -161,4 +172,4 @@ class Denoiser:
         for component in self.components:
             gain = np.stack([component.gain(value) for value in counts])
             denoised += ((centred @ component.right) * gain[group]) @ component.left.T
-        return denoised
+        return denoised if self.unit_gain is None else denoised * self.unit_gain

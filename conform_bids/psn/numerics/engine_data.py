@@ -79,6 +79,8 @@ class EngineOptions:
         Parcels of more units take the dual form, an estimator of its own (see `conform_bids.psn.numerics.dual`).
     null_parcels : int
         Parcels, spread evenly over all, that are fitted again with shuffled repeats.
+    unit_gains : bool
+        Of ``stacked``: see `conform_bids.psn.numerics.unit_gains`. The dual form has none, as its coordinates are not units.
     """
 
     method: str = "stacked"
@@ -97,6 +99,7 @@ class EngineOptions:
     n_folds: int = 5
     dual_above: int = 3000
     null_parcels: int = 8
+    unit_gains: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -63,7 +63,7 @@ def decompose_fit(label: int, fit: UnitFit, units: IntArray, offset: FloatArray,
         label=label,
         method=fit.method,
         units=units,
-        denoiser=fit.denoiser,
+        denoiser=fit.denoiser.folded(),
         output_offset=offset,
         output_gain=gain,
         basis=basis,
@@ -141,7 +141,7 @@ def _of_filter(denoiser: Denoiser, left: FloatArray, right: FloatArray, ratio: F
     noise = length**2 * (1.0 if of_noise else 1.0 / (1.0 + ratio))
     signal = ratio * length**2 if of_noise else length**2 - noise
     passed = np.zeros(len(ratio))
-    for part in denoiser.components:
+    for part in denoiser.folded().components:
         passed += np.einsum("ij,j,ji->i", right.T @ part.left, part.gain(denoiser.n_averaged), part.right.T @ left)
     return _Spectrum(left / length, ratio, signal, noise, passed)
 

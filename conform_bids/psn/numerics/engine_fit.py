@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -107,8 +107,9 @@ def fit_units(values: npt.NDArray[np.floating], condition: IntArray, options: En
         As `conform_bids.psn.numerics.one_parcel.fit_dimensions` and `conform_bids.psn.numerics.dual.fit_dual`.
     """
     if values.shape[1] > options.dual_above:
-        fitted, coordinates = fit_dual(values, condition, options)
-        return UnitFit(fitted, coordinates, values, condition, options, groups)
+        by_coordinate = replace(options, unit_gains=False)
+        fitted, coordinates = fit_dual(values, condition, by_coordinate)
+        return UnitFit(fitted, coordinates, values, condition, by_coordinate, groups)
     return UnitFit(
         fit_dimensions(np.asarray(values, dtype=np.float64), condition, options, groups), None, values, condition, options, groups
     )

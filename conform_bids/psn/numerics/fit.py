@@ -60,6 +60,8 @@ class FitOptions:
         Share of trials that a unit may miss without being set aside.
     n_folds, seed : int
         Folds of conditions.
+    unit_gains : bool
+        Of ``stacked``: see `conform_bids.psn.numerics.unit_gains`.
     """
 
     method: str = "stacked"
@@ -75,6 +77,7 @@ class FitOptions:
     max_missing: float = 0.1
     n_folds: int = 5
     seed: int = 0
+    unit_gains: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -216,7 +219,7 @@ def _fit(trials: Trials, options: FitOptions) -> tuple[Denoiser, Result]:
     """Fit a method from trials alone."""
     result: StackedResult | CalibratedResult | CrossvalidatedResult
     if options.method == "stacked":
-        result = fit_stacked(trials, StackedOptions(n_folds=options.n_folds, seed=options.seed))
+        result = fit_stacked(trials, StackedOptions(n_folds=options.n_folds, seed=options.seed, unit_gains=options.unit_gains))
     elif options.method == "calibrated":
         result = fit_calibrated(trials, level=options.level, groups=options.groups, n_folds=options.n_folds, seed=options.seed)
     elif options.method == "crossvalidated":

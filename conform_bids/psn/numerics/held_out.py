@@ -17,9 +17,10 @@ import numpy.typing as npt
 from conform_bids.psn.numerics.crossfit import half_means
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters
-from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts, mix_filters
+from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts, mix_filters, unit_gains
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, sum_conditions
+from conform_bids.psn.numerics.unit_gains import SplitOutputs
 from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
 
 __all__ = [
@@ -89,22 +90,33 @@ def stacked_denoisers(trials: Trials, folds: Sequence[IntArray], result: Stacked
     for index, fold in enumerate(folds):
         others = standardise(trials.select_conditions(~np.isin(np.arange(trials.n_conditions), fold)))
         centre, parts = fit_parts(others, result.levels)
-        scores = _score(trials.select_conditions(fold), others, centre, parts, result.terms, np.random.default_rng([seed, 4, index]))
-        fits.append((others, centre, parts, scores))
+        held_out = trials.select_conditions(fold)
+        rng = np.random.default_rng([seed, 4, index])
+        scored = _score(held_out, others, centre, parts, result.terms, rng, keep=result.denoiser.unit_gain is not None)
+        fits.append((others, centre, parts, scored))
     denoisers = []
     for index, (others, centre, parts, _) in enumerate(fits):
-        weights = mix_filters([fit[3] for place, fit in enumerate(fits) if place != index], len(result.terms))
-        denoisers.append(assemble(others, centre, parts, result.terms, weights))
+        rest = [fit[3] for place, fit in enumerate(fits) if place != index]
+        weights = mix_filters([scores for scores, _ in rest], len(result.terms))
+        gains = unit_gains([outputs for _, outputs in rest], weights)
+        denoisers.append(replace(assemble(others, centre, parts, result.terms, weights), unit_gain=gains))
     return denoisers
 
 
 def _score(
-    held_out: Trials, others: Standardised, centre: FloatArray, parts: list[FilterPart], terms: FloatArray, rng: np.random.Generator
-) -> Scores:
+    held_out: Trials,
+    others: Standardised,
+    centre: FloatArray,
+    parts: list[FilterPart],
+    terms: FloatArray,
+    rng: np.random.Generator,
+    *,
+    keep: bool,
+) -> tuple[Scores, SplitOutputs | None]:
     """Scores of all filters on conditions that they have not seen: one part of the noise is in the input, another in the target."""
     repeated = np.flatnonzero(held_out.counts >= 2)
     if not len(repeated):
-        return Scores.none(len(parts) * len(terms))
+        return Scores.none(len(parts) * len(terms)), None
     chosen = held_out.select_conditions(repeated)
     means = chosen.means / others.scale - centre
     draw = rng.standard_normal(len(chosen.condition))
@@ -112,8 +124,12 @@ def _score(
     length = np.sqrt(np.add.reduceat(draw**2, chosen.starts) * chosen.counts)
     contrast = sum_conditions(chosen.values, chosen.starts, draw) / length[:, None] / others.scale
     # added and taken away in equal amounts: as much noise in the input as half of the trials would leave; once with each sign
-    inputs, targets = np.concatenate([means + contrast, means - contrast]), np.concatenate([means - contrast, means + contrast])
-    return score_filters(parts, terms, inputs, targets, np.tile(chosen.counts / 2.0, 2), np.ones(2 * len(repeated)))
+    signs = means + contrast, means - contrast
+    worth, weight = chosen.counts / 2.0, np.ones(len(repeated))
+    scores = score_filters(parts, terms, np.concatenate(signs), np.concatenate(signs[::-1]), np.tile(worth, 2), np.ones(2 * len(repeated)))
+    if not keep:
+        return scores, None
+    return scores, SplitOutputs((parts, parts), terms, signs, signs[::-1], worth, weight)
 
 
 def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser], seed: int) -> HeldOut:

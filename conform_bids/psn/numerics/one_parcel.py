@@ -151,6 +151,7 @@ def fit_dimensions(values: FloatArray, condition: IntArray, options: EngineOptio
         groups=groups if options.threshold_level == "group" else None,
         n_folds=options.n_folds,
         seed=options.seed,
+        unit_gains=options.unit_gains,
     )
     fit = fit_parcel(values, condition, asked)
     worth = np.ones(fit.trials.n_conditions)

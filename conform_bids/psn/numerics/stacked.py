@@ -9,7 +9,7 @@ from a copy of it. The two have independent errors; filters are fitted on and ap
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from conform_bids.psn.numerics.moments import choose_data_level, choose_noise_le
 from conform_bids.psn.numerics.spectral import ShrinkageChoice
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, split_conditions
+from conform_bids.psn.numerics.unit_gains import SplitOutputs, empirical_bayes_gains
 
-__all__ = ["StackedOptions", "StackedResult", "assemble", "fit_parts", "fit_stacked", "mix_filters"]
+__all__ = ["StackedOptions", "StackedResult", "assemble", "fit_parts", "fit_stacked", "mix_filters", "unit_gains"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -51,6 +52,8 @@ class StackedOptions:
         Folds of conditions.
     seed : int
         Of folds and contrasts.
+    unit_gains : bool
+        Give units gains of their own where that saves error (see `conform_bids.psn.numerics.unit_gains`).
     """
 
     powers: tuple[float, ...] = (1.0, 2.0, 4.0)
@@ -58,6 +61,7 @@ class StackedOptions:
     wide: bool = True
     n_folds: int = 5
     seed: int = 0
+    unit_gains: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +119,13 @@ def fit_stacked(trials: Trials, options: StackedOptions | None = None) -> Stacke
     terms = np.array([(power, a) for power in chosen.powers for a in chosen.a])
     folds = split_conditions(data.trials.counts, chosen.n_folds, chosen.seed)
     rng = np.random.default_rng([chosen.seed, 1])
-    fold_scores = tuple(_score_fold(data, fold, levels, terms, rng) for fold in folds)
+    scored = [_score_fold(data, fold, levels, terms, rng, keep=chosen.unit_gains) for fold in folds]
+    fold_scores = tuple(scores for scores, _ in scored)
     weights = mix_filters(fold_scores, len(terms))
+    gains = unit_gains([outputs for _, outputs in scored], weights)
+    del scored
     centre, parts = fit_parts(data, levels)
-    denoiser = assemble(data, centre, parts, terms, weights)
+    denoiser = replace(assemble(data, centre, parts, terms, weights), unit_gain=gains)
     fold_of = np.empty(len(data.means), dtype=np.intp)
     for index, fold in enumerate(folds):
         fold_of[fold] = index
@@ -170,6 +177,12 @@ def mix_filters(fold_scores: Sequence[Scores], n_first: int) -> FloatArray:
     return np.r_[solve_mixture(total.first(n_first)), np.zeros(n_filters - n_first)]
 
 
+def unit_gains(folds: Sequence[SplitOutputs | None], weights: FloatArray) -> FloatArray | None:
+    """What each unit's output by a mixture is to be multiplied by, (n_units,); None where no fold's outputs were kept."""
+    kept = [outputs.score(weights) for outputs in folds if outputs is not None]
+    return empirical_bayes_gains(sum(kept[1:], kept[0])) if kept else None
+
+
 def assemble(data: Standardised, centre: FloatArray, parts: Sequence[FilterPart], terms: FloatArray, weights: FloatArray) -> Denoiser:
     """Denoiser of a mixture, in the units of the data.
 
@@ -195,8 +208,10 @@ def assemble(data: Standardised, centre: FloatArray, parts: Sequence[FilterPart]
     return Denoiser(centre * data.scale, tuple(components), float(np.mean(data.trials.counts)))
 
 
-def _score_fold(data: Standardised, fold: IntArray, levels: Levels, terms: FloatArray, rng: np.random.Generator) -> Scores:
-    """Scores of all candidates on the conditions of a fold, over both signs of the contrast."""
+def _score_fold(
+    data: Standardised, fold: IntArray, levels: Levels, terms: FloatArray, rng: np.random.Generator, *, keep: bool
+) -> tuple[Scores, SplitOutputs | None]:
+    """Scores of all candidates on the conditions of a fold, over both signs of the contrast; what their outputs follow from, to keep."""
     others = np.ones(len(data.means), bool)
     others[fold] = False
     noise = data.noise_covariance(others)
@@ -204,17 +219,22 @@ def _score_fold(data: Standardised, fold: IntArray, levels: Levels, terms: Float
     scores = Scores.none(len(levels) * len(terms))
     repeated = fold[data.trials.counts[fold] >= 2]
     if not len(repeated):
-        return scores
+        return scores, None
     share = 1.0 / data.counts
     share[repeated] *= 1 + SPLIT
+    worth, weight = data.counts[repeated] / (1 + SPLIT), data.weight[repeated]
+    kept: list[tuple[list[FilterPart], FloatArray, FloatArray]] = []
     for inputs, targets in _split_noise(data, repeated, rng):
         means = data.means.copy()
         means[repeated] = inputs
         centre, covariance, left = data.data_covariance(means, share)
         parts = filter_parts(covariance, noise, choleskys, left, levels)
-        worth = data.counts[repeated] / (1 + SPLIT)
-        scores += score_filters(parts, terms, inputs - centre, targets - centre, worth, data.weight[repeated])
-    return scores
+        scores += score_filters(parts, terms, inputs - centre, targets - centre, worth, weight)
+        kept += [(parts, inputs - centre, targets - centre)] * keep
+    if not keep:
+        return scores, None
+    parts_of_signs, inputs_of_signs, targets_of_signs = zip(*kept, strict=True)
+    return scores, SplitOutputs(parts_of_signs, terms, inputs_of_signs, targets_of_signs, worth, weight)
 
 
 def _split_noise(data: Standardised, conditions: IntArray, rng: np.random.Generator) -> Iterator[tuple[FloatArray, FloatArray]]:
