@@ -18,12 +18,27 @@ from conform_bids.options import from_mapping, to_mapping
 __all__ = [
     "MapOutput",
     "Plan",
+    "SourcePerson",
     "TableOutput",
     "output_maps",
     "output_tables",
     "recorded_settings",
     "transform_path",
 ]
+
+
+@dataclass(frozen=True)
+class SourcePerson:
+    """A participant: ``label`` in the output, and which ``participant`` of which ``dataset`` (empty without a name) that is."""
+
+    label: str
+    dataset: str
+    participant: str
+
+    @property
+    def field(self) -> dict[str, str] | None:
+        """For sidecars; None where there is one dataset, in which people keep their labels."""
+        return {"Dataset": self.dataset, "Participant": f"sub-{self.participant}"} if self.dataset else None
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class Plan:
     ----------
     participant : str
         Label without ``sub-``.
+    source : SourcePerson
+        Who that is.
     entities : dict
         Entities of the outputs.
     kind : str
@@ -71,6 +88,7 @@ class Plan:
     """
 
     participant: str
+    source: SourcePerson
     entities: dict[str, str]
     kind: str
     desc: str
@@ -147,6 +165,7 @@ class Plan:
         return cls(
             **{
                 **content,
+                "source": SourcePerson(**content["source"]),
                 "responses": tuple(_maps(item) for item in content["responses"]),
                 "observed": None if content["observed"] is None else _maps(content["observed"]),
                 "snr": _paths(content["snr"]),

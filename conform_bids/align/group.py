@@ -19,7 +19,7 @@ from conform_bids.align.numerics.maps import Template
 from conform_bids.align.numerics.options import AlignOptions
 from conform_bids.align.numerics.predict import apply_map
 from conform_bids.align.numerics.template import fit_template
-from conform_bids.align.prepared import Gathered, PreparedPerson, common_space, find_prepared, gather
+from conform_bids.align.prepared import Gathered, PreparedPerson, check_alike, common_space, find_prepared, gather, shared_entities
 from conform_bids.align.report import draw_scores, write_group_report, write_participant_report
 from conform_bids.align.results import fit_fields
 from conform_bids.align.save import TRANSFORM, map_names, save_map, save_sidecar, software
@@ -57,6 +57,8 @@ def run_group(
     inputs: GroupInputs,
 ) -> list[Path]:
     """Align the prepared people of an output folder, task by task; aggregate the trials of datasets, where that is asked for.
+
+    Those who are not prepared yet have been by now: the command line sees to that (``group_prepares`` of the app).
 
     Parameters
     ----------
@@ -124,14 +126,19 @@ class _Group:
     @property
     def entities(self) -> dict[str, str]:
         """Entities that people share."""
-        return {key: label for key, label in self.gathered.people[0].entities.items() if key != "sub"}
+        return shared_entities(self.gathered.people)
 
     def sidecar(self, **fields: Any) -> dict[str, Any]:
         """Fields of an output."""
         return {**fields, **self.fields, "Settings": recorded_settings(self.settings), "Notes": list(self.notes) or None}
 
+    def sidecar_of(self, person: PreparedPerson, **fields: Any) -> dict[str, Any]:
+        """Fields of an output of a person."""
+        return self.sidecar(**fields, SourceParticipant=person.content.get("SourceParticipant"))
+
 
 def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources: Resources, output_dir: Path, folder: Path) -> None:
+    check_alike(people)
     space = common_space(people)
     gathered = gather(people, space, settings.align_on, settings.min_shared, folder)
     coordinates, structure, lost = unit_coordinates(space)
@@ -200,7 +207,7 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         member, sources = template.members[index], [str(source) for source in person.content.get("Sources", [])]
         path = transform_path(person.entities, settings.template_name, method)
         write_person(member, group.space, group.facts, group.output_dir / path)
-        save_sidecar(path, group.output_dir, group.sidecar(**TRANSFORM), sources)
+        save_sidecar(path, group.output_dir, group.sidecar_of(person, **TRANSFORM), sources)
         aligned = apply_map(member, template, person.read("effect", "prepared", group.space), group.compute)
         table = relative_path({**person.entities, "desc": method}, "trials", ".tsv")
         write_tsv(person.conditions, group.output_dir / table)
@@ -208,7 +215,7 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         words = (
             "Responses in the units of the template, in standard deviations of the stimuli of the fit; map k is row k of the trial table"
         )
-        fields = group.sidecar(Description=words, Units="z", TrialTable=f"bids::{table}")
+        fields = group.sidecar_of(person, Description=words, Units="z", TrialTable=f"bids::{table}")
         save_map(
             aligned, group.space, person.files("effect", method), group.output_dir, fields,
             sources=sources, names=map_names(person.conditions), n_threads=group.compute.n_threads,
@@ -263,8 +270,8 @@ def _save_scores(group: _Group, scores: Scores, index: int) -> None:
     gain = found.normalised - found.anatomy_normalised
     for stat, (name, description) in _MAPS.items():
         values = gain if not name else getattr(found, name)
-        fields = group.sidecar(
-            Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary"
+        fields = group.sidecar_of(
+            person, Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary"
         )
         save_map(values[None], group.space, person.files(stat, method), group.output_dir, fields, sources=sources)
     samples = {"smoothed anatomy": found.anatomy_normalised, "aligned": found.normalised, "aligned, stimuli shuffled": control.normalised}
@@ -303,7 +310,7 @@ def _save_scores(group: _Group, scores: Scores, index: int) -> None:
         "metric": {"Description": "What was measured, by maps that never saw the person's responses or these stimuli; shuffled_: control."},
         "value": {"Description": "The number; means over units or parcels."},
     }
-    save_sidecar(path, group.output_dir, group.sidecar(**described), sources)
+    save_sidecar(path, group.output_dir, group.sidecar_of(person, **described), sources)
 
 
 _PARCELS = {

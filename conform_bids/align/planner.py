@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from conform_bids.align.files import Plan
+from conform_bids.align.files import Plan, SourcePerson
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import template_facts
 from conform_bids.bids.averages import PlannedMaps, table_of
@@ -18,7 +19,7 @@ from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.jobs import ParticipantPlan, Resources
 
-__all__ = ["find_template", "plan_participant"]
+__all__ = ["find_template", "plan_participant", "usable_participants"]
 
 MAKERS = ("conform-psn", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
@@ -26,6 +27,13 @@ UNALIGNED = ("fsnative", "T1w", "anat", "func", "boldref", "individual")
 """Spaces of a person's own: units of different people have nothing to do with each other."""
 BASE_GB = 0.6
 _SPACE = ("space", "cohort", "res", "den")
+
+
+def usable_participants(settings: AlignSettings, output_dir: Path, participants: Sequence[str]) -> frozenset[str] | None:
+    """Those who are prepared; None where the level group aligns nobody who is not (``--store``, ``--split-only``, ``--template``)."""
+    if settings.store or settings.split_only or settings.template is not None:
+        return None
+    return frozenset(label for label in participants if any((output_dir / f"sub-{label}" / "func").glob("*_desc-prepared_trials.tsv")))
 
 
 def plan_participant(
@@ -53,8 +61,9 @@ def plan_participant(
     for responses in found:
         _check_common(responses)
     warnings: list[str] = []
-    jobs = [_plan_task(participant, responses, settings, resources, output_dir, warnings) for responses in found]
-    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+    person = SourcePerson(dataset.label_of(participant), dataset.name or "", participant)
+    jobs = [_plan_task(person, responses, settings, resources, output_dir, warnings) for responses in found]
+    return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _check_common(responses: FoundResponses) -> None:
@@ -90,7 +99,7 @@ def find_template(given: str, entities: dict[str, str]) -> Path:
 
 
 def _plan_task(
-    participant: str,
+    person: SourcePerson,
     found: FoundResponses,
     settings: AlignSettings,
     resources: Resources,
@@ -107,8 +116,9 @@ def _plan_task(
     template = None if settings.template is None else find_template(settings.template, found.entities)
     facts = {} if template is None else template_facts(template)
     plan = Plan(
-        participant=participant,
-        entities=found.entities,
+        participant=person.label,
+        source=person,
+        entities={**found.entities, "sub": person.label},
         kind=found.kind,
         desc=found.desc,
         averaged=found.averaged,

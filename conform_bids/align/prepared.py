@@ -22,8 +22,9 @@ from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.spaces import Space, VolumeSpace
 from conform_bids.errors import MissingInputError, UnusableInputError
 
-__all__ = ["Gathered", "PreparedPerson", "common_space", "find_prepared", "gather"]
+__all__ = ["Gathered", "PreparedPerson", "check_alike", "common_space", "find_prepared", "gather", "shared_entities"]
 
+_SPACE = ("space", "cohort", "res", "den")
 _KINDS = {".nii.gz": "nifti", ".dscalar.nii": "cifti", ".func.gii": "gifti"}
 
 
@@ -51,6 +52,12 @@ class PreparedPerson:
     content: dict[str, Any]
     conditions: pd.DataFrame
 
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that the person is of; empty where there is one."""
+        source = self.content.get("SourceParticipant")
+        return str(source.get("Dataset", "")) if isinstance(source, dict) else ""
+
     def files(self, stat: str, desc: str) -> tuple[str, ...]:
         """Names of a map, relative to the output folder."""
         return map_paths(self.kind, {**self.entities, "stat": stat, "desc": desc}, "statmap")
@@ -73,20 +80,69 @@ class PreparedPerson:
 def find_prepared(output_dir: Path, participants: Sequence[str]) -> list[list[PreparedPerson]]:
     """Prepared people of an output folder, by task and space.
 
+    People of several datasets are put together whatever their tasks are called, where each dataset has but one task.
+
     Raises
     ------
     MissingInputError
         When there is none.
     """
-    groups: dict[tuple[Any, ...], list[PreparedPerson]] = {}
-    for participant in sorted(participants, key=natural_key):
-        for table in sorted((output_dir / f"sub-{participant}" / "func").glob("*_desc-prepared_trials.tsv")):
-            person = _prepared(output_dir, participant, table)
-            key = (person.kind, *((key, label) for key, label in person.entities.items() if key != "sub"))
-            groups.setdefault(key, []).append(person)
-    if not groups:
+    found = [
+        _prepared(output_dir, participant, table)
+        for participant in sorted(participants, key=natural_key)
+        for table in sorted((output_dir / f"sub-{participant}" / "func").glob("*_desc-prepared_trials.tsv"))
+    ]
+    if not found:
         raise MissingInputError(f"{output_dir}: no participant is prepared; run the level participant first, without --template")
+    by_space: dict[tuple[Any, ...], list[PreparedPerson]] = {}
+    for person in found:
+        by_space.setdefault((person.kind, *(person.entities.get(key) for key in _SPACE)), []).append(person)
+    return [group for people in by_space.values() for group in _by_task(people)]
+
+
+def _by_task(people: Sequence[PreparedPerson]) -> list[list[PreparedPerson]]:
+    tasks: dict[str, set[tuple[Any, ...]]] = {}
+    groups: dict[tuple[Any, ...], list[PreparedPerson]] = {}
+    for person in people:
+        task = tuple((key, label) for key, label in person.entities.items() if key != "sub")
+        tasks.setdefault(person.dataset, set()).add(task)
+        groups.setdefault(task, []).append(person)
+    if len(tasks) > 1 and all(len(own) == 1 for own in tasks.values()):
+        return [list(people)]
     return list(groups.values())
+
+
+def shared_entities(people: Sequence[PreparedPerson]) -> dict[str, str]:
+    """Entities of all people, ``sub`` aside."""
+    first, *others = (person.entities for person in people)
+    return {key: label for key, label in first.items() if key != "sub" and all(other.get(key) == label for other in others)}
+
+
+_DECISIVE = {"input_desc": "--input-desc", "split": "--split"}
+"""Settings that decide what is prepared."""
+
+
+def check_alike(people: Sequence[PreparedPerson]) -> None:
+    """Refuse people who were prepared with other settings than the first.
+
+    Raises
+    ------
+    UnusableInputError
+        Naming the person and the setting.
+    """
+
+    def of(person: PreparedPerson, key: str) -> Any:
+        settings = person.content.get("Settings")
+        return settings.get(key) if isinstance(settings, dict) else None
+
+    for person in people[1:]:
+        for key, flag in _DECISIVE.items():
+            first, own = of(people[0], key), of(person, key)
+            if first != own:
+                raise UnusableInputError(
+                    f"sub-{people[0].participant} was prepared with {flag} {first or '(not given)'}, and sub-{person.participant} with "
+                    f"{own or '(not given)'}: prepare them alike, by the level participant with --overwrite"
+                )
 
 
 def _prepared(output_dir: Path, participant: str, table: Path) -> PreparedPerson:
@@ -164,7 +220,7 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
     """
     kept, left_out = list(people), []
     while True:
-        fitted, held_out = share_stimuli([person.conditions for person in kept], align_on == "all")
+        fitted, held_out = _shared(kept, align_on == "all")
         counts = [len(rows) for rows, _ in fitted.rows]
         few = [index for index, count in enumerate(counts) if count < min_shared]
         if len(kept) - len(few) < 2:
@@ -177,7 +233,7 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
             break
         left_out += [kept[index].participant for index in few]
         kept = [person for index, person in enumerate(kept) if index not in few]
-    train = fitted if align_on != "all" else share_stimuli([person.conditions for person in kept], False)[0]
+    train = fitted if align_on != "all" else _shared(kept, False)[0]
     training, training_only, test = [], [], []
     for index, person in enumerate(kept):
         values = person.read("effect", "prepared", space)
@@ -191,6 +247,10 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
         if len(held_out.names):
             test.append(_held_out(person, held_out.rows[index], space, folder))
     return Gathered(tuple(kept), fitted, held_out, tuple(training), tuple(training_only), tuple(test), tuple(left_out))
+
+
+def _shared(people: Sequence[PreparedPerson], includes_test: bool) -> tuple[SharedStimuli, SharedStimuli]:
+    return share_stimuli([person.conditions for person in people], includes_test, [person.dataset for person in people])
 
 
 def _held_out(person: PreparedPerson, rows: tuple[Any, Any], space: Space, folder: Path) -> PersonData:

@@ -219,6 +219,9 @@ def _tables(heads: Sequence[str], cells: Sequence[Sequence[Cell]], aligned: Sequ
 def _section(each: _Aligned, output_dir: Path) -> Section:
     content = each.content
     items: list[Item] = []
+    source = content.get("SourceParticipant")
+    if isinstance(source, dict):
+        items.append(Note(f"{source.get('Participant')} of {source.get('Dataset')}."))
     if each.is_aligned:
         rows = [
             ("Method", str(content.get("Method")), ""),

@@ -104,7 +104,7 @@ def fit_to_template(plan: Plan, loaded: LoadedResponses, folder: Path, compute: 
 
 def _shared_rows(plan: Plan, conditions: pd.DataFrame, place: dict[str, int]) -> tuple[Any, Any]:
     """Rows of the person's conditions that are in the template's list, each stimulus once, and their places in it."""
-    names = identities(conditions)
+    names = identities(conditions, dataset=plan.source.dataset)
     found: dict[int, int] = {}
     for row in fitted_rows(conditions, plan.settings.align_on == "all"):
         if names[row] in place:

@@ -89,7 +89,7 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
         The files, sidecars included.
     """
     tables = {table.key: table.path for table in output_tables(plan)}
-    fields = {"SoftwareVersion": software(), "RandomSeed": plan.random_seed, "InputDesc": plan.desc}
+    fields = {"SoftwareVersion": software(), "RandomSeed": plan.random_seed, "InputDesc": plan.desc, "SourceParticipant": plan.source.field}
     written: list[Path] = []
     for row in output_maps(plan):
         values: npt.NDArray[Any] = np.load(results[f"{row.array}.npy"], mmap_mode="r") if plan.template else loaded.arrays[row.array]
