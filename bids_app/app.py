@@ -41,7 +41,7 @@ class App:
     workflow : str
         ``workflow(job) -> nipype.Workflow`` named ``job.name``; its node ``save`` writes the job's declared outputs.
     methods : str
-        ``methods(settings, version) -> Methods``.
+        ``methods(settings, version) -> Methods``; where the app names datasets, with the names of ``-d``, too, as ``given``.
     participant_report : str
         ``participant_report(participant, output_dir, settings, about, errors, max_sessions) -> list[Path]``.
     group : str, optional

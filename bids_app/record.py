@@ -92,7 +92,8 @@ def _write_citation(app: App, config: RunConfig) -> None:
     from conform_bids.bids.derivatives import write_text
     from conform_bids.report.citations import bibtex, format_citations
 
-    methods = load(app.methods)(config.settings, app.version)
+    given = {"given": tuple(derivative_paths(config.bids))} if app.names_datasets else {}
+    methods = load(app.methods)(config.settings, app.version, **given)
     logs = config.output_dir / "logs"
     text = f"{methods.text.strip()}\n\n## References\n\n{format_citations(methods.keys).strip()}\n"
     write_text(text, logs / "CITATION.md")

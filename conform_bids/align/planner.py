@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from conform_bids.align.files import Plan, SourcePerson
+from conform_bids.align.files import Plan, SourcePerson, TuningInput
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import template_facts
+from conform_bids.align.tuning_weights import BY_TUNING, ENCODE, find_weights
 from conform_bids.bids.averages import PlannedMaps, table_of
 from conform_bids.bids.images import read_space
 from conform_bids.bids.index import Dataset
@@ -16,7 +17,7 @@ from conform_bids.bids.names import parse_name
 from conform_bids.bids.responses import FoundResponses, find_responses
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.splits import HELD_OUT
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import ParticipantPlan, Resources
 
 __all__ = ["find_template", "plan_participant", "usable_participants"]
@@ -62,7 +63,10 @@ def plan_participant(
         _check_common(responses)
     warnings: list[str] = []
     person = SourcePerson(dataset.label_of(participant), dataset.name or "", participant)
-    jobs = [_plan_task(person, responses, settings, resources, output_dir, warnings) for responses in found]
+    weights = [find_weights(dataset, participant, responses.entities) for responses in found]
+    jobs = [
+        _plan_task(person, responses, own, settings, resources, output_dir, warnings) for responses, own in zip(found, weights, strict=True)
+    ]
     return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
@@ -101,6 +105,7 @@ def find_template(given: str, entities: dict[str, str]) -> Path:
 def _plan_task(
     person: SourcePerson,
     found: FoundResponses,
+    weights: TuningInput | None,
     settings: AlignSettings,
     resources: Resources,
     output_dir: Path,
@@ -108,13 +113,19 @@ def _plan_task(
 ) -> Plan:
     """The job of one task; what is left out or assumed joins the warnings and its notes."""
     notes: list[str] = []
-    if found.splits == {"n/a"}:
+    if weights is not None:
+        _check_weights(weights, settings)
+        notes.append(BY_TUNING)
+    if found.splits == {"n/a"} and weights is None:
         notes.append("NO SPLIT IS GIVEN: maps are fitted on all stimuli, and there are no held-out stimuli to score them on")
     if not found.averaged:
         notes.append(f"single trials of desc-{found.desc} are averaged by stimulus; conform-psn would denoise them")
     warnings += [f"{found.labels}: {note}" for note in notes]
     template = None if settings.template is None else find_template(settings.template, found.entities)
     facts = {} if template is None else template_facts(template)
+    if template is not None and (facts.get("rows") == "features") != (weights is not None):
+        needs = f"made by weights of {ENCODE}: give -d {ENCODE}=PATH" if weights is None else f"made by responses: leave out -d {ENCODE}"
+        raise UsageError(f"--template {template}: {needs}")
     plan = Plan(
         participant=person.label,
         source=person,
@@ -131,6 +142,7 @@ def _plan_task(
         random_seed=resources.random_seed,
         output_dir=output_dir,
         stimuli=found.stimuli,
+        weights=weights,
         template=template,
         method=str(facts.get("method", "")),
         template_name=str(facts.get("template_name", "")),
@@ -140,6 +152,11 @@ def _plan_task(
         device=resources.device,
     )
     return _with_memory(plan)
+
+
+def _check_weights(weights: TuningInput, settings: AlignSettings) -> None:
+    if settings.align_on != "train":
+        raise UsageError(f"--align-on {settings.align_on} has no effect with {weights.file.name}: maps are fitted on its features")
 
 
 def _applied(found: FoundResponses, desc: str) -> PlannedMaps:
@@ -154,4 +171,5 @@ def _with_memory(plan: Plan) -> Plan:
     n_units = read_space(plan.responses[0].files, None, plan.entities.get("space", "boldref")).n_units
     rows = max(len(table_of(maps.trials, None)) for maps in (*plan.responses, *(maps for _, maps in plan.apply_to)))
     copies = 3 if plan.averaged else 6
-    return replace(plan, mem_gb=round(BASE_GB + 4e-9 * n_units * rows * copies, 2))
+    held = 0.0 if plan.weights is None else 3e-9 * plan.weights.file.stat().st_size * 2  # compressed by half or so
+    return replace(plan, mem_gb=round(BASE_GB + 4e-9 * n_units * rows * copies + held, 2))

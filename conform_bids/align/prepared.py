@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.align.numerics.data import PersonData
-from conform_bids.align.results import reliability_of
-from conform_bids.align.stimuli import SharedStimuli, share_stimuli
+from conform_bids.align.numerics.data import PersonData, Standard
+from conform_bids.align.results import reliability_of, responses_standard
+from conform_bids.align.stimuli import SharedStimuli, share_names, share_stimuli
 from conform_bids.bids.conditions import read_conditions
 from conform_bids.bids.images import map_paths, read_maps, read_space
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.scratch import map_array
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.spaces import Space, VolumeSpace
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 
 __all__ = ["Gathered", "PreparedPerson", "check_alike", "common_space", "find_prepared", "gather", "shared_entities"]
 
@@ -51,6 +51,29 @@ class PreparedPerson:
     root: Path
     content: dict[str, Any]
     conditions: pd.DataFrame
+
+    @property
+    def has_tuning(self) -> bool:
+        """Whether weights of an encoding model were prepared, too."""
+        return self.content.get("HasTuning") is True
+
+    def tuning_fields(self) -> dict[str, Any]:
+        """Sidecar of these weights.
+
+        Raises
+        ------
+        UnusableInputError
+            When it cannot be read, or names no features.
+        """
+        path = self.root / self.files("tuning", "prepared")[0]
+        try:
+            content = read_json(path.with_name(path.name.split(".")[0] + ".json"))
+            features = content["Features"]
+            if not isinstance(features, list) or len(set(map(str, features))) < len(features):
+                raise ValueError("Features is no list of distinct names")
+        except (OSError, ValueError, KeyError) as error:
+            raise UnusableInputError(f"{path}: its sidecar cannot be used ({error})") from error
+        return content
 
     @property
     def dataset(self) -> str:
@@ -199,6 +222,8 @@ class Gathered:
         Responses to shared train stimuli, for scores.
     left_out : tuple of str
         Participants who share too few stimuli.
+    by_features : bool
+        Whether the rows of the fit are features of encoding models (``fitted`` names them, ``training`` holds weights), not stimuli.
     """
 
     people: tuple[PreparedPerson, ...]
@@ -208,6 +233,7 @@ class Gathered:
     training_only: tuple[PersonData, ...]
     test: tuple[PersonData, ...]
     left_out: tuple[str, ...]
+    by_features: bool = False
 
 
 def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_shared: int, folder: Path) -> Gathered:
@@ -216,19 +242,21 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
     Raises
     ------
     UnusableInputError
-        When fewer than two people share enough stimuli, saying how many each shares.
+        When fewer than two people share enough stimuli (or features), saying how many each shares; when some have weights to align by,
+        and others none.
     """
+    by_features = _by_features(people, align_on)
+    names = [[str(name) for name in person.tuning_fields()["Features"]] for person in people] if by_features else None
     kept, left_out = list(people), []
     while True:
+        chosen = [people.index(person) for person in kept]
         fitted, held_out = _shared(kept, align_on == "all")
+        if names is not None:
+            fitted = share_names([names[index] for index in chosen])
         counts = [len(rows) for rows, _ in fitted.rows]
         few = [index for index, count in enumerate(counts) if count < min_shared]
         if len(kept) - len(few) < 2:
-            listing = ", ".join(f"sub-{person.participant}: {count}" for person, count in zip(kept, counts, strict=True))
-            raise UnusableInputError(
-                f"people share too few stimuli to fit a template: {listing}; --min-shared is {min_shared}. Stimuli are the same by the "
-                "SHA-256 of their files, else by stim_id within a dataset"
-            )
+            raise UnusableInputError(_too_few(kept, counts, min_shared, by_features))
         if not few:
             break
         left_out += [kept[index].participant for index in few]
@@ -236,9 +264,16 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
     train = fitted if align_on != "all" else _shared(kept, False)[0]
     training, training_only, test = [], [], []
     for index, person in enumerate(kept):
-        values = person.read("effect", "prepared", space)
         reliability = reliability_of(person.read("noiseceiling", "prepared", space)[0])
-        training.append(_person(values, fitted.rows[index], reliability, folder / f"{person.participant}_fit.npy"))
+        values, standard = person.read("effect", "prepared", space), None
+        if by_features:
+            standard = responses_standard(values, person.conditions)
+            values = person.read("tuning", "prepared", space)
+            if names is not None and len(values) != len(names[people.index(person)]):
+                raise UnusableInputError(
+                    f"{person.root / person.files('tuning', 'prepared')[0]}: its sidecar names another number of features"
+                )
+        training.append(_person(values, fitted.rows[index], reliability, folder / f"{person.participant}_fit.npy", standard))
         same = train is fitted
         training_only.append(
             training[-1] if same else _person(values, train.rows[index], reliability, folder / f"{person.participant}_train.npy")
@@ -246,7 +281,36 @@ def gather(people: Sequence[PreparedPerson], space: Space, align_on: str, min_sh
         del values
         if len(held_out.names):
             test.append(_held_out(person, held_out.rows[index], space, folder))
-    return Gathered(tuple(kept), fitted, held_out, tuple(training), tuple(training_only), tuple(test), tuple(left_out))
+    found = tuple(training), tuple(training_only), tuple(test)
+    return Gathered(tuple(kept), fitted, held_out, *found, tuple(left_out), by_features)
+
+
+def _by_features(people: Sequence[PreparedPerson], align_on: str) -> bool:
+    """Whether people are aligned by weights of encoding models."""
+    without = [person.participant for person in people if not person.has_tuning]
+    if len(without) == len(people):
+        return False
+    if without:
+        raise UnusableInputError(
+            f"sub-{without[0]} was prepared without weights of conform-encode, and others with them: prepare all alike, with or without "
+            "-d conform-encode=PATH"
+        )
+    if align_on == "all":
+        raise UsageError("--align-on all has no effect on people who were prepared with -d conform-encode: maps are fitted on features")
+    return True
+
+
+def _too_few(people: Sequence[PreparedPerson], counts: Sequence[int], min_shared: int, by_features: bool) -> str:
+    listing = ", ".join(f"sub-{person.participant}: {count}" for person, count in zip(people, counts, strict=True))
+    if by_features:
+        return (
+            f"people share too few features to fit a template: {listing}; --min-shared is {min_shared}. Features are the same where their "
+            "names and the cards of what made them are"
+        )
+    return (
+        f"people share too few stimuli to fit a template: {listing}; --min-shared is {min_shared}. Stimuli are the same by the SHA-256 of "
+        "their files, else by stim_id within a dataset. People who share none can be aligned by their tuning: -d conform-encode=PATH"
+    )
 
 
 def _shared(people: Sequence[PreparedPerson], includes_test: bool) -> tuple[SharedStimuli, SharedStimuli]:
@@ -274,9 +338,11 @@ def _table_name(person: PreparedPerson, desc: str) -> str:
     return relative_path({**person.entities, "desc": desc}, "trials", ".tsv")
 
 
-def _person(values: npt.NDArray[np.float32], rows: tuple[Any, Any], reliability: Any, path: Path) -> PersonData:
+def _person(
+    values: npt.NDArray[np.float32], rows: tuple[Any, Any], reliability: Any, path: Path, applied: Standard | None = None
+) -> PersonData:
     own, places = rows
     stored = map_array(path, (values.shape[1], max(1, len(own))))
     for start in range(0, values.shape[1], 4096):
         stored[start : start + 4096, : len(own)] = values[own, start : start + 4096].T
-    return PersonData(stored[:, : len(own)].T, places, reliability)
+    return PersonData(stored[:, : len(own)].T, places, reliability, applied=applied)

@@ -103,7 +103,10 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
             }
             names = map_names(_table(plan, loaded, row.table))
         if row.array == "responses":
-            own |= {"GridHash": loaded.space.grid_hash, "HasHeldOut": plan.has_held_out}
+            own |= {"GridHash": loaded.space.grid_hash, "HasHeldOut": plan.has_held_out, "HasTuning": bool(loaded.features) or None}
+        if row.array == "tuning" and plan.weights is not None:
+            own |= {"Features": list(loaded.features), "FitIncludesTest": plan.weights.includes_test}
+            names = list(loaded.features)
         written += save_map(values, loaded.space, row.paths, plan.output_dir, own, sources=plan.sources, names=names, n_threads=n_threads)
     for key, name in tables.items():
         written += _save_table(plan, loaded, key, name, results, {**fields, **fit})

@@ -12,7 +12,7 @@ import pandas as pd
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["SharedStimuli", "identities", "share_stimuli"]
+__all__ = ["SharedStimuli", "identities", "share_names", "share_stimuli"]
 
 
 def identities(conditions: pd.DataFrame, known: Mapping[str, str] | None = None, dataset: str = "") -> list[str]:
@@ -84,9 +84,18 @@ def share_stimuli(
     held = {
         name for table, own in zip(tables, names, strict=True) for name, split in zip(own, table["split"], strict=True) if split in HELD_OUT
     }
-    every = [set(own) for own in names]
-    shared = {name for own in every for name in own if sum(name in other for other in every) > 1}
+    shared = _of_two(names)
     return _listed(names, shared if includes_test else shared - held), _listed(names, shared & held)
+
+
+def share_names(names: Sequence[Sequence[str]]) -> SharedStimuli:
+    """What two people or more have, of anything by name: features of encoding models."""
+    return _listed(names, _of_two(names))
+
+
+def _of_two(names: Sequence[Sequence[str]]) -> set[str]:
+    every = [set(own) for own in names]
+    return {name for own in every for name in own if sum(name in other for other in every) > 1}
 
 
 def _listed(names: Sequence[Sequence[str]], wanted: set[str]) -> SharedStimuli:

@@ -6,6 +6,9 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +169,32 @@ def run_here(*arguments: object) -> SimpleNamespace:
         except SystemExit as ended:  # argparse
             status = int(ended.code or 0)
     return SimpleNamespace(status=status, stdout=output.getvalue(), stderr=errors.getvalue())
+
+
+@pytest.fixture(scope="session")
+def validator_errors(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[Any]]:
+    """Errors of an output folder: of the stock validator, and of the extended schema with the short .bidsignore."""
+    from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
+
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+
+    def check(folder: Path, *arguments: str) -> list[Any]:
+        run = subprocess.run([validator, folder, "--json", *arguments], capture_output=True, text=True, timeout=120, check=False)
+        issues = [item for item in json.loads(run.stdout)["issues"]["issues"] if item["severity"] == "error"]
+        return issues or ([run.stderr] if run.returncode else [])
+
+    def both(folder: Path) -> list[Any]:
+        if not validator.exists():
+            pytest.skip("bids-validator-deno is not installed")
+        pytest.importorskip("bidsschematools")
+        place = tmp_path_factory.mktemp("validated")
+        schema = place / "schema.json"
+        subprocess.run([sys.executable, repository / "tests" / "extended_schema.py", schema], check=True, timeout=60)
+        shutil.copytree(folder, place / "copy")
+        (place / "copy" / ".bidsignore").write_text("".join(f"{line}\n" for line in BIDSIGNORE_SHORT))
+        return [*check(folder), *check(place / "copy", "-s", schema.as_uri())]
+
+    return both
 
 
 @pytest.fixture(scope="session")
