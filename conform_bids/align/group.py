@@ -193,7 +193,8 @@ def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources:
         "fit_includes_test": includes_test,
         "rows": what,
     }
-    chosen = {"Dimensions": dict(template.setting.dimensions), "StackWeights": dict(template.setting.weights)}
+    weights = dict(template.setting.weights) if settings.method == "stack" else {}
+    chosen = {"Dimensions": dict(template.setting.dimensions), "StackWeights": weights}
     fields |= {"SoftwareVersion": software(), "RandomSeed": seed, **{key: value or None for key, value in chosen.items()}}
     group = _Group(gathered, space, parcels, names, settings, compute, output_dir, fields, facts, tuple(dict.fromkeys(notes)))
     mean = _save_people(group, template)
@@ -235,7 +236,9 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         words = (
             "Responses in the units of the template, in standard deviations of the stimuli of the fit; map k is row k of the trial table"
         )
+        lost = int(np.isnan(member.standard.scale).sum())
         fields = group.sidecar_of(person, Description=words, Units="z", TrialTable=f"bids::{table}")
+        fields |= {"NumberOfUnits": group.space.n_units, "NumberOfUnitsSetAside": lost}
         save_map(
             aligned, group.space, person.files("effect", method), group.output_dir, fields,
             sources=sources, names=map_names(person.conditions), n_threads=group.compute.n_threads,

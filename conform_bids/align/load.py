@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.align.files import Plan
+from conform_bids.align.numerics.data import PersonData, standardise
 from conform_bids.align.transforms import read_template_space
 from conform_bids.align.tuning_weights import read_tuning
 from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
@@ -24,7 +25,7 @@ from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import write_stimuli
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["LoadedResponses", "load_responses", "read_loaded"]
+__all__ = ["LoadedResponses", "count_set_aside", "load_responses", "read_loaded"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -113,6 +114,11 @@ def _write(
         paths.append(folder / f"table_{name}.tsv")
         write_tsv(table, paths[-1])
     return paths
+
+
+def count_set_aside(responses: npt.NDArray[np.floating]) -> int:
+    """Units that have no response to some stimulus, or the same to all: alignment leaves them out."""
+    return int(np.isnan(standardise(PersonData(responses)).scale).sum())
 
 
 def read_loaded(files: Sequence[Path]) -> LoadedResponses:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def draw_scores(
     if np.isfinite(gain).any():
         name = relative_path({**entities, "stat": "gain"}, "statmap", ".png").rsplit("/", 1)[1]
         high = draw.robust_limit(np.abs(gain))
-        drawn.append(draw.plot_map(gain, space, folder / name, draw.Scale("Gain (share of the ceiling)", -high, high)))
+        drawn.append(draw.plot_map(gain, space, folder / name, draw.Scale("Gain (share of the ceiling)", -high, high, colour_map="RdBu_r")))
     known = {label: values for label, values in samples.items() if np.isfinite(values).any()}
     if known:
         name = relative_path(dict(entities), "bold", ".svg").rsplit("/", 1)[1]
@@ -209,22 +209,27 @@ def _tables(heads: Sequence[str], cells: Sequence[Sequence[Cell]], aligned: Sequ
     names = list(_COLUMNS)
     items: list[Item] = []
     for part, caption in ((names[:_N_PREDICTED], ""), (names[_N_PREDICTED:], _CAPTION)):
+        n_heads = len(heads) if part[0] == names[0] else max(1, len(heads) - 1)  # the second is wide enough without the last of several
         rows = [
-            [*first, *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
+            [*first[:n_heads], *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
             for first, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table([*heads, *(_COLUMNS[name][0] for name in part)], rows, caption))
+        items.append(Table([*heads[:n_heads], *(_COLUMNS[name][0] for name in part)], rows, caption))
     return items
 
 
 def _section(each: _Aligned, output_dir: Path) -> Section:
     content = each.content
     items: list[Item] = []
+    rows: list[tuple[str, str, str]] = []
     source = content.get("SourceParticipant")
     if isinstance(source, dict):
-        items.append(Note(f"{source.get('Participant')} of {source.get('Dataset')}."))
+        rows.append(("Participant", f"{source.get('Participant')} of {source.get('Dataset')}", ""))
+    if "NumberOfUnitsSetAside" in content:
+        lost = f"{content['NumberOfUnitsSetAside']} of {content.get('NumberOfUnits')}"
+        rows.append(("Units set aside (no value, or always the same)", lost, ""))
     if each.is_aligned:
-        rows = [
+        rows += [
             ("Method", str(content.get("Method")), ""),
             ("Template", str(content.get("FunctionalSpace")), ""),
             ("Parcels", str(content.get("NumberOfParcels")), ""),
@@ -235,6 +240,7 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
             chosen = content.get(key)
             if isinstance(chosen, dict) and chosen:
                 rows.append((label, ", ".join(f"{name} {value:.2g}" for name, value in chosen.items()), ""))
+    if rows:
         items.append(Facts(rows))
     items += [Note(str(note)) for note in content.get("Notes") or []]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
@@ -282,16 +288,22 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
         cells.append([link, each.title, str(each.content.get("Method"))])
+    fits = {each.title for each in aligned}
+    heads = ["Participant", "Fit", "Method"]
+    if len(fits) == 1:  # said once, so that the tables fit on a page
+        items.append(Facts([("Fit", next(iter(fits)), "")]))
+        heads, cells = ["Participant", "Method"], [[own[0], own[2]] for own in cells]
     if any(each.values for each in aligned):
-        items += _tables(["Participant", "Fit", "Method"], cells, aligned)
+        items += _tables(heads, cells, aligned)
     else:
         rows = [
             [*own, Number(float(_rows_of_fit(each.content)[1].replace("None", "nan")), 0)] for own, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table(["Participant", "Fit", "Method", "Rows of the fit"], rows))
+        items.append(Table([*heads, "Rows of the fit"], rows))
     figures: list[Item] = []
     for each in aligned:
-        figures += [item for item in _section(each, output_dir).items if isinstance(item, Figure)]
+        own_figures = [item for item in _section(each, output_dir).items if isinstance(item, Figure)]
+        figures += [replace(item, title=f"sub-{each.entities['sub']}: {item.title}") for item in own_figures]
     sections = [Section("Overview", "overview", items)]
     if figures:
         sections.append(Section("Figures", "figures", figures))

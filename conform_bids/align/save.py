@@ -13,7 +13,7 @@ import pandas as pd
 
 from conform_bids import __version__
 from conform_bids.align.files import Plan, output_maps, output_tables, recorded_settings
-from conform_bids.align.load import LoadedResponses
+from conform_bids.align.load import LoadedResponses, count_set_aside
 from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.bids.derivatives import atomic_path, write_json, write_tsv
 from conform_bids.bids.images import write_maps
@@ -89,6 +89,7 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
         The files, sidecars included.
     """
     tables = {table.key: table.path for table in output_tables(plan)}
+    lost = {"NumberOfUnits": loaded.space.n_units, "NumberOfUnitsSetAside": count_set_aside(loaded.arrays["responses"])}
     fields = {"SoftwareVersion": software(), "RandomSeed": plan.random_seed, "InputDesc": plan.desc, "SourceParticipant": plan.source.field}
     written: list[Path] = []
     for row in output_maps(plan):
@@ -100,6 +101,7 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
                 "TrialTable": f"bids::{tables[row.table]}",
                 "Settings": recorded_settings(plan.settings),
                 "Notes": list(plan.notes) or None,
+                **lost,
             }
             names = map_names(_table(plan, loaded, row.table))
         if row.array == "responses":
