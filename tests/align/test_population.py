@@ -50,6 +50,5 @@ def test_left_out_people_are_predicted_better_than_by_anatomy(
     assert run.status == 0, run.stderr
     table = pd.read_csv(tmp_path / "out" / "group_align.tsv", sep="\t")
     gain = table["normalised_r"] - table["anatomy_normalised_r"]
-    print(table[["normalised_r", "anatomy_normalised_r", "shuffled_normalised_r", "identification", "anatomy_identification"]])
     assert len(gain) == 4 and (gain > (0 if n_train == N_TRAIN else -0.005)).all(), table
     assert (table["shuffled_normalised_r"].abs() < 0.1).all()
