@@ -291,7 +291,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     fits = {each.title for each in aligned}
     heads = ["Participant", "Fit", "Method"]
     if len(fits) == 1:  # said once, so that the tables fit on a page
-        items.append(Facts([("Fit", next(iter(fits)), "")]))
+        items.append(Text(f"Everybody is aligned in {next(iter(fits))}."))
         heads, cells = ["Participant", "Method"], [[own[0], own[2]] for own in cells]
     if any(each.values for each in aligned):
         items += _tables(heads, cells, aligned)
