@@ -9,8 +9,11 @@ seconds; one left-out person a seed, five others. ``--shuffle`` shuffles that pe
 from __future__ import annotations
 
 import argparse
-import resource
+import re
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -74,7 +77,18 @@ def accuracy(arguments: argparse.Namespace) -> None:
             print(f"| {name} | " + " | ".join(row) + f" | {total:.1f} |", flush=True)
 
 
-def _timing(n_people: int, n_units: int, n_stimuli: int, side: tuple[int, int], name: str, margin: float) -> float:
+def _stored(values: np.ndarray, folder: Path | None) -> np.ndarray:
+    """Responses as the app has them: (units, stimuli) in a file, transposed; in memory without a folder."""
+    if folder is None:
+        return values
+    path = folder / f"{len(list(folder.iterdir()))}.npy"
+    np.save(path, np.ascontiguousarray(values.T))
+    return np.load(path, mmap_mode="r").T
+
+
+def _timing(
+    n_people: int, n_units: int, n_stimuli: int, side: tuple[int, int], name: str, margin: float, folder: Path | None = None
+) -> float:
     """CPU seconds of a template with one setting, one thread; the sheet is 100 units wide."""
     rng = np.random.default_rng(0)
     places = np.column_stack([axis.ravel() for axis in np.meshgrid(np.arange(n_units // 100), np.arange(100), indexing="ij")]).astype(float)
@@ -82,8 +96,11 @@ def _timing(n_people: int, n_units: int, n_stimuli: int, side: tuple[int, int], 
     latent = rng.standard_normal((n_stimuli, 40)).astype(np.float32)
     people = [
         PersonData(
-            latent @ rng.standard_normal((40, n_units), dtype=np.float32) / np.float32(6.3)
-            + rng.standard_normal((n_stimuli, n_units), dtype=np.float32)
+            _stored(
+                latent @ rng.standard_normal((40, n_units), dtype=np.float32) / np.float32(6.3)
+                + rng.standard_normal((n_stimuli, n_units), dtype=np.float32),
+                folder,
+            )
         )
         for _ in range(n_people)
     ]
@@ -99,11 +116,38 @@ def speed() -> None:
         for name, margin in (("procrustes", 0.0), ("stack", 0.0), ("stack", 2.0)):
             seconds = min(_timing(5, 10_000, 300, (20, 10), name, margin) for _ in range(2))
             print(f"5 x 10,000 x 300, 50 parcels, {name}, margin {margin:g}: {seconds:.2f} CPU s")
-        part, whole = 2_000, 91_000
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = _timing(30, part, 1000, (20, 10), "stack", 2.0) * whole / part
-        held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e9
-    print(f"30 x 91,000 x 1,000, stack, margin 2, from 10 parcels: {seconds / 60:.1f} CPU min; peak for {part} units rose by {held:.2f} GB")
+    whole, parts = 91_000, (2_000, 4_000)
+    found = [_in_a_process(part) for part in parts]
+    seconds, anonymous = ((found[1][k] - found[0][k]) / (parts[1] - parts[0]) for k in (0, 1))
+    total = found[1][1] + anonymous * (whole - parts[1])
+    print(
+        f"30 x 91,000 x 1,000, stack, margin 2, from 10 and 20 parcels: {seconds * whole / 60:.1f} CPU min; memory that is not a file's "
+        f"{found[0][1]:.2f} and {found[1][1]:.2f} GB, so {total:.1f} GB for all"
+    )
+
+
+def large(n_units: int) -> None:
+    """CPU seconds, and the highest anonymous memory (GB) meanwhile, of 30 people whose responses are memory maps."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            status = Path("/proc/self/status").read_text()
+            peak[0] = max(peak[0], int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) * 1024 / 1e9)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with limit_threads(1), tempfile.TemporaryDirectory() as folder:
+        seconds = _timing(30, n_units, 1000, (20, 10), "stack", 2.0, Path(folder))
+    done.set()
+    watcher.join()
+    print(seconds, peak[0])
+
+
+def _in_a_process(n_units: int) -> tuple[float, float]:
+    line = [sys.executable, __file__, "--large", str(n_units)]
+    seconds, memory = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    return float(seconds), float(memory)
 
 
 def main() -> None:
@@ -117,7 +161,11 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=2.0)
     parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--large", type=int, metavar="UNITS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.large:
+        large(arguments.large)
+        return
     with limit_threads(1):
         speed() if arguments.speed else accuracy(arguments)
 

@@ -41,7 +41,7 @@ class App:
     workflow : str
         ``workflow(job) -> nipype.Workflow`` named ``job.name``; its node ``save`` writes the job's declared outputs.
     methods : str
-        ``methods(settings, version) -> Methods``.
+        ``methods(settings, version) -> Methods``; where the app names datasets, with the names of ``-d``, too, as ``given``.
     participant_report : str
         ``participant_report(participant, output_dir, settings, about, errors, max_sessions) -> list[Path]``.
     group : str, optional
@@ -50,6 +50,11 @@ class App:
         Whether the level group computes: it is then given the `Resources` of the run and its work folder, too.
     group_reads : bool
         Whether the level group reads datasets: it is then given the `GroupInputs` of the run, too, as ``inputs``.
+    group_prepares : str, optional
+        ``group_prepares(settings, output_dir, participants) -> frozenset[str] | None``: those of the participants whom the level group
+        can use as they are; it processes the others first, as the level participant would. None: it needs nobody.
+    names_datasets : bool
+        Whether ``-d NAME=PATH`` names datasets, whose people are ``sub-<NAME><label>`` in the output.
     group_outputs : tuple of str
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
@@ -69,6 +74,8 @@ class App:
     group: str | None = None
     group_fits: bool = False
     group_reads: bool = False
+    group_prepares: str | None = None
+    names_datasets: bool = False
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)

@@ -6,7 +6,7 @@ Nothing here imports nipype, torch or nilearn, nor writes a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,23 @@ class RunPlan:
         """Files that a participant's jobs declare, relative to the output folder."""
         return tuple(output for job in self.jobs[participant] for output in job.outputs)
 
+    @classmethod
+    def joined(cls, plans: Sequence[RunPlan]) -> RunPlan:
+        """Plans of several datasets as one."""
+        jobs = {label: own for plan in plans for label, own in plan.jobs.items()}
+        failures = {label: failure for plan in plans for label, failure in plan.failures.items()}
+        return cls(jobs, failures, tuple(dict.fromkeys(warning for plan in plans for warning in plan.warnings)))
+
+    def missing(self, output_dir: Path, usable: Collection[str]) -> RunPlan:
+        """Jobs whose files are not all there, and failures of people who are not usable as they are."""
+        todo = {
+            label: tuple(job for job in own if not all((output_dir / output).is_file() for output in job.outputs))
+            for label, own in self.jobs.items()
+        }
+        jobs = {label: own for label, own in todo.items() if own}
+        failures = {label: failure for label, failure in self.failures.items() if label not in usable}
+        return replace(self, jobs=jobs, failures=failures, warnings=self.warnings if jobs or failures else ())
+
     def with_threads(self, n_threads: int) -> RunPlan:
         """The same plan with another number of threads a node, which changes no result."""
         jobs = {label: tuple(replace(job, n_threads=n_threads) for job in own) for label, own in self.jobs.items()}  # type: ignore[type-var]
@@ -76,9 +93,9 @@ def make_plan(app: App, config: RunConfig, dataset: Dataset, selection: Selectio
         except UsageError:
             raise
         except Exception as error:
-            failures[participant] = failure_from(app, participant, error)
+            failures[dataset.label_of(participant)] = failure_from(app, dataset.label_of(participant), error)
         else:
-            jobs[participant] = planned.jobs
+            jobs[dataset.label_of(participant)] = planned.jobs
             warnings += planned.warnings
     return RunPlan(jobs, failures, tuple(dict.fromkeys((*dataset.warnings, *warnings))))
 

@@ -52,7 +52,7 @@ def write_logs(app: App, config: RunConfig, participants: Iterable[str], provena
         write_toml(config, folder / "conform.toml", app.version)
 
 
-def write_root_files(app: App, config: RunConfig, dataset: Dataset | None) -> None:
+def write_root_files(app: App, config: RunConfig, datasets: Sequence[Dataset]) -> None:
     """Write dataset_description.json, .bidsignore, README.md, the settings and the methods text.
 
     Raises
@@ -68,10 +68,8 @@ def write_root_files(app: App, config: RunConfig, dataset: Dataset | None) -> No
         files.write_json(settings_record(app, config), output_dir / SETTINGS_RECORD)
         _write_citation(app, config)
     ours = Path(os.path.realpath(output_dir))  # found as a derivative, too, where it lies in bids_dir/derivatives
-    found = {} if dataset is None else dataset.derivatives
+    found = {name: path for dataset in datasets for name, path in dataset.sources().items()}
     sources = {name: path for name, path in found.items() if Path(os.path.realpath(path)) != ours}
-    if dataset is not None and dataset.raw is not None:
-        sources["raw"] = dataset.raw
     files.write_dataset_description(
         output_dir,
         app_name=app.command,
@@ -94,7 +92,8 @@ def _write_citation(app: App, config: RunConfig) -> None:
     from conform_bids.bids.derivatives import write_text
     from conform_bids.report.citations import bibtex, format_citations
 
-    methods = load(app.methods)(config.settings, app.version)
+    given = {"given": tuple(derivative_paths(config.bids))} if app.names_datasets else {}
+    methods = load(app.methods)(config.settings, app.version, **given)
     logs = config.output_dir / "logs"
     text = f"{methods.text.strip()}\n\n## References\n\n{format_citations(methods.keys).strip()}\n"
     write_text(text, logs / "CITATION.md")

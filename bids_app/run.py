@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bids_app.app import App
+from bids_app.app import App, load
 from bids_app.cli import parse
 from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, silence_broken_streams, summary_lines
-from conform_bids.errors import ConformError, MissingInputError
+from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
 if TYPE_CHECKING:
     from bids_app.config import RunConfig
@@ -117,38 +117,67 @@ def run(app: App, config: RunConfig) -> int:
     resources = _resources(config)
     if config.actions.reports_only:
         return _reports_only(app, config, resources)
-    dataset, plan = _plan(app, config, resources)
+    datasets, plan = _plan(app, config, resources)
     if config.actions.dry_run:
         return _dry_run(app, config, plan)
     if config.execution.omp_nthreads is None and config.execution.use_plugin is None:  # a cluster has CPUs of its own
         resources = replace(resources, n_threads=share_threads(_nprocs(config), sum(len(jobs) for jobs in plan.jobs.values())))
         plan = plan.with_threads(resources.n_threads)
-    return _process(app, config, resources, dataset, plan)
+    return _process(app, config, resources, datasets, plan)
 
 
-def _plan(app: App, config: RunConfig, resources: Resources) -> tuple[Dataset | None, RunPlan]:
-    """Read and validate the dataset, and decide what to do for each participant."""
+def _plan(app: App, config: RunConfig, resources: Resources) -> tuple[tuple[Dataset, ...], RunPlan]:
+    """Read and validate the datasets, and decide what to do for each participant."""
     from bids_app.plan import RunPlan, make_plan, selection_of
 
-    if "participant" not in config.levels:
-        return None, RunPlan()
-    from bids_app.config import derivative_paths
-    from conform_bids.bids.index import open_dataset
-
+    alone = "participant" not in config.levels
+    usable = _usable_as_they_are(app, config) if alone else frozenset()
+    if usable is None:
+        return (), RunPlan()
     selection, warnings = selection_of(app, config)
-    dataset = open_dataset(
-        config.bids_dir,
-        derivatives=derivative_paths(config.bids),
-        participants=config.bids.participant_label,
-        database_dir=config.bids.bids_database_dir,
-    )
-    if not config.bids.skip_bids_validation and dataset.raw is not None:
+    try:
+        datasets = _open(app, config)
+    except (MissingInputError, UnusableInputError) as error:
+        if not usable or not usable.issuperset(config.bids.participant_label):
+            raise
+        show_warnings([f"only those are used who are ready: {error}"])
+        return (), RunPlan()
+    plan = RunPlan.joined([make_plan(app, config, dataset, selection, resources) for dataset in datasets])
+    if alone:
+        plan = plan.missing(config.output_dir, usable)
+    if not config.bids.skip_bids_validation and (plan.jobs or not alone):
         from bids_app.validation import validate_raw
 
-        warnings += validate_raw(dataset.raw, dataset.participants, config.bids.session_label)
-    plan = make_plan(app, config, dataset, selection, resources)
+        for dataset in datasets:
+            if dataset.raw is not None:
+                warnings += validate_raw(dataset.raw, dataset.participants, config.bids.session_label)
     show_warnings((*warnings, *plan.warnings))
-    return dataset, plan
+    return datasets, plan
+
+
+def _usable_as_they_are(app: App, config: RunConfig) -> frozenset[str] | None:
+    """Participants whom the level group, alone, need not process; None where it processes nobody."""
+    if app.group_prepares is None:
+        return None
+    from bids_app.record import participants_in
+
+    there = participants_in(config.output_dir, (), required=False)
+    usable: frozenset[str] | None = load(app.group_prepares)(config.settings, config.output_dir, there)
+    return usable
+
+
+def _open(app: App, config: RunConfig) -> tuple[Dataset, ...]:
+    from bids_app.config import derivative_paths
+
+    derivatives, asked = derivative_paths(config.bids), config.bids.participant_label
+    if app.names_datasets:
+        from conform_bids.bids.collection import open_datasets
+
+        return open_datasets(config.bids_dir, derivatives, asked, config.bids.bids_database_dir)
+    from conform_bids.bids.index import open_dataset
+
+    database = config.bids.bids_database_dir
+    return (open_dataset(config.bids_dir, derivatives=derivatives, participants=asked, database_dir=database),)
 
 
 def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
@@ -158,7 +187,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
     return 0 if plan.jobs or config.levels == ("group",) else exit_code((), plan.failures)
 
 
-def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset | None, plan: RunPlan) -> int:
+def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequence[Dataset], plan: RunPlan) -> int:
     """Build, execute, report and record; reports are written whatever happens."""
     from bids_app.folders import FormerFiles
     from bids_app.provenance import about, collect
@@ -169,7 +198,7 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
     interrupted: int | None = None
     provenance = collect(app, config, resources)
     if plan.jobs:
-        write_root_files(app, config, dataset)
+        write_root_files(app, config, datasets)
         write_logs(app, config, plan.jobs, provenance)
         former = FormerFiles.of(config.output_dir, plan.jobs) if config.actions.overwrite else None
         try:
@@ -179,15 +208,17 @@ def _process(app: App, config: RunConfig, resources: Resources, dataset: Dataset
             if former is not None:
                 show_warnings(former.remove_stale(completed))
         finally:
+            _write_participants(config, datasets)
             failed_reports = write_reports(app, config, _with_report(config, plan), about(provenance), failures)
             failures.update({label: failure for label, failure in failed_reports.items() if label not in failures})
         completed = tuple(label for label in completed if label not in failures)
     if "group" in config.levels and interrupted is None and (completed or "participant" not in config.levels):
-        present = participants_in(config.output_dir, _group_labels(config), required=not app.group_reads)
+        present = participants_in(config.output_dir, _group_labels(config, datasets), required=not app.group_reads)
         labels = [label for label in present if label not in failures]
         if not plan.jobs:
-            write_root_files(app, config, dataset)
+            write_root_files(app, config, datasets)
             write_logs(app, config, (), provenance)
+            _write_participants(config, datasets)
         group_failure = write_group(app, config, labels, about(provenance), _for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)
@@ -304,8 +335,20 @@ def _with_report(config: RunConfig, plan: RunPlan) -> list[str]:
     return sorted({*plan.jobs, *earlier})
 
 
-def _group_labels(config: RunConfig) -> tuple[str, ...]:
-    return () if "participant" in config.levels else config.bids.participant_label
+def _write_participants(config: RunConfig, datasets: Sequence[Dataset]) -> None:
+    if any(dataset.name for dataset in datasets):
+        from conform_bids.bids.collection import write_participants
+
+        write_participants(config.output_dir, datasets)
+
+
+def _group_labels(config: RunConfig, datasets: Sequence[Dataset]) -> tuple[str, ...]:
+    """Participants that the level group was asked for, as they are called in the output; empty for all."""
+    asked = config.bids.participant_label
+    if "participant" in config.levels or not asked:
+        return ()
+    named = {label: dataset.label_of(label) for dataset in datasets if dataset.name for label in dataset.participants}
+    return tuple(dict.fromkeys([*(label for label in asked if label not in named), *named.values()]))
 
 
 @contextmanager

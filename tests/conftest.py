@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -112,3 +114,127 @@ def run_app() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+class Interruption:
+    """What tests of signals, power cuts and full disks look at."""
+
+    @staticmethod
+    def check_whole(out: Path) -> None:
+        """No file under a final name is half written."""
+        import gzip
+        import json
+
+        import h5py
+        import nibabel as nib
+
+        for path in (path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")):
+            if path.name.endswith(".nii.gz"):
+                with gzip.open(path) as stream:
+                    image = nib.Nifti1Image.from_bytes(stream.read())
+                assert np.asarray(image.dataobj).shape == image.shape
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".h5":
+                with h5py.File(path) as file:
+                    assert file.attrs
+            elif path.suffix == ".tsv":
+                assert path.read_text().endswith("\n"), path
+            elif path.suffix == ".html":
+                assert path.read_text().rstrip().endswith("</html>"), path
+
+    @staticmethod
+    def temporaries(out: Path) -> list[Path]:
+        """Files that a run has not put under their final names, and locks."""
+        return list(out.rglob(".conform-*")) + list(out.rglob(".conform.lock*"))
+
+    @staticmethod
+    def members(session: int) -> list[int]:
+        """Living processes of a session."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                if int(fields[3]) == session and fields[0] != "Z":
+                    found.append(int(entry.name))
+        return found
+
+    @staticmethod
+    def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
+        """Wait until a running process has made a file."""
+        deadline = time.monotonic() + seconds
+        while not list(folder.glob(pattern)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def end(self, process: subprocess.Popen[str], number: int) -> str:
+        """Send a signal: SIGKILL to all processes at once, as a power cut; others to the first. What was printed is returned."""
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+        shown, _ = process.communicate(timeout=60)
+        for pid in self.members(process.pid) if number == signal.SIGKILL else []:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while self.members(process.pid):
+            assert time.monotonic() < deadline, "orphans"
+            time.sleep(0.1)
+        return str(shown)
+
+
+@pytest.fixture(scope="session")
+def interruption() -> Interruption:
+    return Interruption()
+
+
+@pytest.fixture
+def start_session(interruption: Interruption, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command in a session of its own; whatever is left of it goes at the end."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc")
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*line: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [str(word) for word in line],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True, cwd=tmp_path,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        for pid in interruption.members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
+    """Mount a small file system under a name; a second call for the name changes its size."""
+    mounted: list[Path] = []
+
+    def mount(name: str, size: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        options = f"remount,size={size}" if folder in mounted else f"size={size}"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        if folder not in mounted:
+            mounted.append(folder)
+        return folder
+
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount a small disk")
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 from conform_bids.align.settings import AlignSettings
+from conform_bids.bids.collection import named_datasets
 from conform_bids.errors import UsageError
 from conform_bids.jobs import GroupInputs
-from conform_bids.store.inputs import clean_name, find_inputs
+from conform_bids.store.inputs import find_inputs
 from conform_bids.store.manifest import latest_version, read_manifest, versions
 from conform_bids.store.reading import Store
 from conform_bids.store.release import Release, append_release, write_release
@@ -23,9 +24,9 @@ _LOGGER = logging.getLogger("nipype.interface")
 def find_datasets(inputs: GroupInputs) -> dict[str, Path]:
     """Datasets of a call, by name: those of ``-d NAME=PATH``, else bids_dir, under the name of its folder.
 
-    ``raw``, and names of what made a derivative (``conform-glm``), are no datasets of their own.
+    As `conform_bids.bids.collection.named_datasets` tells them from other derivatives.
     """
-    named = {name: path for name, path in inputs.derivatives.items() if clean_name(name) and name != "raw"}
+    named = named_datasets(inputs.derivatives)
     if named:
         return named
     folder = inputs.bids_dir.parent.parent if inputs.bids_dir.parent.name == "derivatives" else inputs.bids_dir

@@ -18,12 +18,37 @@ from conform_bids.options import from_mapping, to_mapping
 __all__ = [
     "MapOutput",
     "Plan",
+    "SourcePerson",
     "TableOutput",
+    "TuningInput",
     "output_maps",
     "output_tables",
     "recorded_settings",
     "transform_path",
 ]
+
+
+@dataclass(frozen=True)
+class SourcePerson:
+    """A participant: ``label`` in the output, and which ``participant`` of which ``dataset`` (empty without a name) that is."""
+
+    label: str
+    dataset: str
+    participant: str
+
+    @property
+    def field(self) -> dict[str, str] | None:
+        """For sidecars; None where there is one dataset, in which people keep their labels."""
+        return {"Dataset": self.dataset, "Participant": f"sub-{self.participant}"} if self.dataset else None
+
+
+@dataclass(frozen=True)
+class TuningInput:
+    """Weights of conform-encode: their file, its BIDS URI, and whether test stimuli were among those that they were fitted on."""
+
+    file: Path
+    source: str
+    includes_test: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +59,8 @@ class Plan:
     ----------
     participant : str
         Label without ``sub-``.
+    source : SourcePerson
+        Who that is.
     entities : dict
         Entities of the outputs.
     kind : str
@@ -56,6 +83,8 @@ class Plan:
         Root of the outputs.
     stimuli : Path or None
         The participant's table of stimuli beside the responses.
+    weights : TuningInput or None
+        Weights of conform-encode that maps are fitted on, a row a feature; None: they are fitted on responses.
     template : Path or None
         File of the template to align to; None where the group level will make one.
     method, template_name : str
@@ -71,6 +100,7 @@ class Plan:
     """
 
     participant: str
+    source: SourcePerson
     entities: dict[str, str]
     kind: str
     desc: str
@@ -84,6 +114,7 @@ class Plan:
     random_seed: int
     output_dir: Path
     stimuli: Path | None = None
+    weights: TuningInput | None = None
     template: Path | None = None
     method: str = ""
     template_name: str = ""
@@ -104,7 +135,8 @@ class Plan:
         read = [*self.responses, *([self.observed] if self.observed else []), *(maps for _, maps in self.apply_to)]
         files = [path for maps in read for path in (*maps.files, maps.trials)]
         split = [Path(self.settings.split)] if self.settings.split is not None and Path(self.settings.split).is_file() else []
-        single = [path for path in (self.stimuli, self.template) if path is not None]
+        weights = self.weights.file if self.weights else None
+        single = [path for path in (self.stimuli, weights, self.template) if path is not None]
         return tuple(dict.fromkeys([*files, *self.snr, *self.ceiling, *split, *single]))
 
     @property
@@ -121,13 +153,15 @@ class Plan:
     def sources(self) -> tuple[str, ...]:
         """BIDS URIs of the responses."""
         read = [*self.responses, *([self.observed] if self.observed else [])]
-        return tuple(dict.fromkeys(source for maps in read for source in maps.sources))
+        weights = [self.weights.source] if self.weights else []
+        return tuple(dict.fromkeys([*(source for maps in read for source in maps.sources), *weights]))
 
     def summary(self) -> Sequence[str]:
         """What ``--dry-run`` prints."""
         space = "_".join(f"{key}-{self.entities[key]}" for key in ("space", "res", "den") if key in self.entities) or "boldref"
         aim = f"aligned to {self.template.name}" if self.template else "prepared for the level group"
-        what = f"responses of desc-{self.desc}, {aim}"
+        by = " by weights of conform-encode" if self.weights else ""
+        what = f"responses of desc-{self.desc}, {aim}{by}"
         return (
             f"task {self.entities.get('task', 'n/a')}, {space} ({self.kind}): {what}; about {self.mem_gb:.1f} GB",
             *self.notes,
@@ -147,6 +181,7 @@ class Plan:
         return cls(
             **{
                 **content,
+                "source": SourcePerson(**content["source"]),
                 "responses": tuple(_maps(item) for item in content["responses"]),
                 "observed": None if content["observed"] is None else _maps(content["observed"]),
                 "snr": _paths(content["snr"]),
@@ -155,6 +190,9 @@ class Plan:
                 "settings": from_mapping(AlignSettings, content["settings"]),
                 "output_dir": Path(content["output_dir"]),
                 "stimuli": None if content["stimuli"] is None else Path(content["stimuli"]),
+                "weights": None
+                if (weights := content["weights"]) is None
+                else TuningInput(Path(weights["file"]), weights["source"], weights["includes_test"]),
                 "template": None if content["template"] is None else Path(content["template"]),
                 "notes": tuple(content["notes"]),
             }
@@ -218,6 +256,9 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         "responses", "effect", "prepared", "prepared",
         Description="Response to each stimulus, as alignment takes it; map k is row k of the trial table", Units=units,
     )  # fmt: skip
+    if plan.weights is not None:
+        words = "Weight of each feature of an encoding model, which alignment is fitted on; map k is feature k of the field Features"
+        add("tuning", "tuning", "prepared", Description=words, Units="arbitrary")
     ceiling = "Share of the variance of the responses that is signal"
     add("ceiling", "noiseceiling", "prepared", Description=ceiling, Units="percent")
     if plan.has_held_out:

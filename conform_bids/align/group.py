@@ -14,18 +14,19 @@ import pandas as pd
 
 from conform_bids.align.aggregate import aggregate, write_only_split
 from conform_bids.align.files import recorded_settings, transform_path
-from conform_bids.align.numerics.data import Parcel, parcels_from_labels
+from conform_bids.align.numerics.data import Parcel, parcels_from_labels, standardise
 from conform_bids.align.numerics.maps import Template
 from conform_bids.align.numerics.options import AlignOptions
 from conform_bids.align.numerics.predict import apply_map
 from conform_bids.align.numerics.template import fit_template
-from conform_bids.align.prepared import Gathered, PreparedPerson, common_space, find_prepared, gather
+from conform_bids.align.prepared import Gathered, PreparedPerson, check_alike, common_space, find_prepared, gather, shared_entities
 from conform_bids.align.report import draw_scores, write_group_report, write_participant_report
 from conform_bids.align.results import fit_fields
 from conform_bids.align.save import TRANSFORM, map_names, save_map, save_sidecar, software
 from conform_bids.align.scoring import Scores, score_people, similarity, why_no_scores
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import write_person, write_template
+from conform_bids.align.tuning_weights import BY_TUNING, ENCODE, asks_for_weights
 from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.bids.coordinates import unit_coordinates
 from conform_bids.bids.derivatives import write_json, write_tsv
@@ -37,7 +38,7 @@ from conform_bids.bids.trials import hash_stimuli
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.jobs import GroupInputs, Resources
 from conform_bids.numerics.clusters import spatial_clusters
-from conform_bids.numerics.compute import Compute
+from conform_bids.numerics.compute import Compute, limit_threads
 
 __all__ = ["run_group"]
 
@@ -57,6 +58,8 @@ def run_group(
     inputs: GroupInputs,
 ) -> list[Path]:
     """Align the prepared people of an output folder, task by task; aggregate the trials of datasets, where that is asked for.
+
+    Those who are not prepared yet have been by now: the command line sees to that (``group_prepares`` of the app).
 
     Parameters
     ----------
@@ -93,17 +96,27 @@ def run_group(
         raise MissingInputError(f"{output_dir}: nobody is prepared; run the level participant first, or ask for --store")
     groups = find_prepared(output_dir, participants) if participants else []
     for people in groups:
+        _check_weights(people, inputs)
         folder = work_dir / "group"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            _align(people, settings, resources, output_dir, folder)
+            with limit_threads(resources.n_threads):  # BLAS would take all CPUs else, whatever --nprocs says
+                _align(people, settings, resources, output_dir, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     for participant in participants:
         write_participant_report(participant, output_dir, settings, about, (), 0)
     written = write_group_report(output_dir, participants, settings, about) if participants else []
     return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed) if settings.store else [])]
+
+
+def _check_weights(people: Sequence[PreparedPerson], inputs: GroupInputs) -> None:
+    without = [person.participant for person in people if not person.has_tuning]
+    if without and asks_for_weights(inputs.derivatives):
+        raise UsageError(
+            f"-d {ENCODE}: sub-{without[0]} was prepared without weights; run the level participant with this option, and --overwrite"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,18 +137,25 @@ class _Group:
     @property
     def entities(self) -> dict[str, str]:
         """Entities that people share."""
-        return {key: label for key, label in self.gathered.people[0].entities.items() if key != "sub"}
+        return shared_entities(self.gathered.people)
 
     def sidecar(self, **fields: Any) -> dict[str, Any]:
         """Fields of an output."""
         return {**fields, **self.fields, "Settings": recorded_settings(self.settings), "Notes": list(self.notes) or None}
 
+    def sidecar_of(self, person: PreparedPerson, **fields: Any) -> dict[str, Any]:
+        """Fields of an output of a person."""
+        return self.sidecar(**fields, SourceParticipant=person.content.get("SourceParticipant"))
+
 
 def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources: Resources, output_dir: Path, folder: Path) -> None:
+    check_alike(people)
     space = common_space(people)
     gathered = gather(people, space, settings.align_on, settings.min_shared, folder)
     coordinates, structure, lost = unit_coordinates(space)
-    notes = [f"sub-{label} shares too few stimuli and is left out" for label in gathered.left_out]
+    notes = [
+        f"sub-{label} shares too few {'features' if gathered.by_features else 'stimuli'} and is left out" for label in gathered.left_out
+    ]
     notes += [str(note) for person in gathered.people for note in person.content.get("Notes") or [] if str(note).startswith("NO SPLIT")]
     labels, names = _labels(space, settings, people[0], coordinates, structure)
     places: FloatArray | None = None
@@ -149,24 +169,32 @@ def _align(people: Sequence[PreparedPerson], settings: AlignSettings, resources:
     if resources.sloppy:
         options = replace(options, families=("anatomy", "zero"), dimensions=(5, 10), n_sweeps=5, tuning_parcels=2)
         notes.append("Made with --sloppy, with few candidates: not for use.")
+    what = "features" if gathered.by_features else "stimuli"
+    if gathered.by_features:
+        notes.append(BY_TUNING)
     if settings.method == "stack" and len(gathered.fitted.names) < options.minimum_stimuli:
         notes.append(
-            f"people share {len(gathered.fitted.names)} stimuli; below {options.minimum_stimuli} the stack is smoothed anatomy alone"
+            f"people share {len(gathered.fitted.names)} {what}; below {options.minimum_stimuli} the stack is smoothed anatomy alone"
         )
     compute = Compute("cpu", resources.n_threads, resources.memory_gb * 2e8)
     template = fit_template(gathered.training, parcels, options, compute, places)
     missing = why_no_scores(gathered)
     scores = score_people(gathered, parcels, options, compute, places) if missing is None else None
     notes += [missing] if missing else []
-    includes_test = settings.align_on == "all" or any("NO SPLIT" in note for note in notes)
-    fields = fit_fields(settings.method, settings.template_name, gathered.fitted.names, includes_test, len(parcels))
+    if gathered.by_features:
+        includes_test = any(person.tuning_fields().get("FitIncludesTest") is True for person in gathered.people)
+    else:
+        includes_test = settings.align_on == "all" or any("NO SPLIT" in note for note in notes)
+    fields = fit_fields(settings.method, settings.template_name, gathered.fitted.names, includes_test, len(parcels), gathered.by_features)
     facts = {
         "method": settings.method,
         "template_name": settings.template_name,
         "stimuli_hash": hash_stimuli(gathered.fitted.names),
         "fit_includes_test": includes_test,
+        "rows": what,
     }
-    chosen = {"Dimensions": dict(template.setting.dimensions), "StackWeights": dict(template.setting.weights)}
+    weights = dict(template.setting.weights) if settings.method == "stack" else {}
+    chosen = {"Dimensions": dict(template.setting.dimensions), "StackWeights": weights}
     fields |= {"SoftwareVersion": software(), "RandomSeed": seed, **{key: value or None for key, value in chosen.items()}}
     group = _Group(gathered, space, parcels, names, settings, compute, output_dir, fields, facts, tuple(dict.fromkeys(notes)))
     mean = _save_people(group, template)
@@ -200,7 +228,7 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         member, sources = template.members[index], [str(source) for source in person.content.get("Sources", [])]
         path = transform_path(person.entities, settings.template_name, method)
         write_person(member, group.space, group.facts, group.output_dir / path)
-        save_sidecar(path, group.output_dir, group.sidecar(**TRANSFORM), sources)
+        save_sidecar(path, group.output_dir, group.sidecar_of(person, **TRANSFORM), sources)
         aligned = apply_map(member, template, person.read("effect", "prepared", group.space), group.compute)
         table = relative_path({**person.entities, "desc": method}, "trials", ".tsv")
         write_tsv(person.conditions, group.output_dir / table)
@@ -208,12 +236,18 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         words = (
             "Responses in the units of the template, in standard deviations of the stimuli of the fit; map k is row k of the trial table"
         )
-        fields = group.sidecar(Description=words, Units="z", TrialTable=f"bids::{table}")
+        lost = int(np.isnan(member.standard.scale).sum())
+        fields = group.sidecar_of(person, Description=words, Units="z", TrialTable=f"bids::{table}")
+        fields |= {"NumberOfUnits": group.space.n_units, "NumberOfUnitsSetAside": lost}
         save_map(
             aligned, group.space, person.files("effect", method), group.output_dir, fields,
             sources=sources, names=map_names(person.conditions), n_threads=group.compute.n_threads,
         )  # fmt: skip
         rows, places = group.gathered.fitted.rows[index]
+        if group.gathered.by_features:  # the template shows how the rows of the fit look in it, and these are not responses
+            tuning = group.gathered.training[index]
+            aligned = apply_map(replace(member, standard=standardise(tuning)), template, tuning.responses, group.compute)
+            rows = np.arange(len(places))
         total[places] += np.nan_to_num(aligned[rows])
         counts[places] += np.isfinite(aligned[rows])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -236,15 +270,22 @@ def _save_template(group: _Group, template: Template, mean: npt.NDArray[np.float
     seen = np.bincount(np.concatenate([places for _, places in gathered.fitted.rows]), minlength=len(gathered.fitted.names))
     rows = pd.DataFrame({"condition": range(len(seen)), "identity": gathered.fitted.names, "n_people": seen})
     write_tsv(rows, group.output_dir / table)
+    one = "feature" if gathered.by_features else "stimulus"
     described = {
-        "condition": {"Description": "Index of the stimulus, and of its volume or map, from 0."},
-        "identity": {"Description": "SHA-256 of the stimulus' file, else its stim_id."},
-        "n_people": {"Description": "People of the template who saw it."},
+        "condition": {"Description": f"Index of the {one}, and of its volume or map, from 0."},
+        "identity": {
+            "Description": "Hash of how the feature is made, and its name."
+            if gathered.by_features
+            else "SHA-256 of the stimulus' file, else its stim_id."
+        },
+        "n_people": {"Description": f"People of the template who have the {one}."},
     }
     save_sidecar(table, group.output_dir, {**described, **group.fields})
-    fields = group.sidecar(Description="Mean aligned response of people to the stimuli of the fit", Units="z", TrialTable=f"bids::{table}")
-    paths = map_paths(gathered.people[0].kind, {**entities, "stat": "effect", "desc": settings.method}, "statmap")
-    names = [f"stimulus-{k:05d}" for k in range(len(mean))]
+    of = "weight of people for the features" if gathered.by_features else "response of people to the stimuli"
+    fields = group.sidecar(Description=f"Mean aligned {of} of the fit", Units="z", TrialTable=f"bids::{table}")
+    stat = "tuning" if gathered.by_features else "effect"
+    paths = map_paths(gathered.people[0].kind, {**entities, "stat": stat, "desc": settings.method}, "statmap")
+    names = [f"{one}-{k:05d}" for k in range(len(mean))]
     save_map(mean, group.space, paths, group.output_dir, fields, names=names, n_threads=group.compute.n_threads)
 
 
@@ -263,8 +304,8 @@ def _save_scores(group: _Group, scores: Scores, index: int) -> None:
     gain = found.normalised - found.anatomy_normalised
     for stat, (name, description) in _MAPS.items():
         values = gain if not name else getattr(found, name)
-        fields = group.sidecar(
-            Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary"
+        fields = group.sidecar_of(
+            person, Description=f"{description}; by maps that never saw the person's or these stimuli's responses", Units="arbitrary"
         )
         save_map(values[None], group.space, person.files(stat, method), group.output_dir, fields, sources=sources)
     samples = {"smoothed anatomy": found.anatomy_normalised, "aligned": found.normalised, "aligned, stimuli shuffled": control.normalised}
@@ -303,7 +344,7 @@ def _save_scores(group: _Group, scores: Scores, index: int) -> None:
         "metric": {"Description": "What was measured, by maps that never saw the person's responses or these stimuli; shuffled_: control."},
         "value": {"Description": "The number; means over units or parcels."},
     }
-    save_sidecar(path, group.output_dir, group.sidecar(**described), sources)
+    save_sidecar(path, group.output_dir, group.sidecar_of(person, **described), sources)
 
 
 _PARCELS = {

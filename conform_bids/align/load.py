@@ -11,18 +11,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.align.files import Plan
+from conform_bids.align.numerics.data import PersonData, standardise
 from conform_bids.align.transforms import read_template_space
+from conform_bids.align.tuning_weights import read_tuning
 from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
 from conform_bids.bids.conditions import read_conditions, with_content
-from conform_bids.bids.derivatives import write_tsv
+from conform_bids.bids.derivatives import write_json, write_tsv
 from conform_bids.bids.images import read_maps
+from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.tables import read_tsv
 from conform_bids.bids.trials import write_stimuli
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["LoadedResponses", "load_responses", "read_loaded"]
+__all__ = ["LoadedResponses", "count_set_aside", "load_responses", "read_loaded"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -35,17 +38,21 @@ class LoadedResponses:
     ----------
     space : Space
     arrays : dict of str to array
-        ``responses`` (conditions, units), ``ceiling`` (units,), and ``observed``, ``observed_ceiling``, ``apply_<desc>`` where planned.
+        ``responses`` (conditions, units), ``ceiling`` (units,), and ``observed``, ``observed_ceiling``, ``apply_<desc>``, ``tuning``
+        (features, units) where planned.
     tables : dict of str to DataFrame
         ``prepared`` (rows of ``responses``), ``observed``, ``apply_<desc>``.
     stimuli : DataFrame
         stim_id, stim_file, sha256.
+    features : tuple of str
+        Identities of the rows of ``tuning``; empty without weights.
     """
 
     space: Space
     arrays: dict[str, Float32Array]
     tables: dict[str, pd.DataFrame]
     stimuli: pd.DataFrame
+    features: tuple[str, ...] = ()
 
 
 def load_responses(plan: Plan, folder: Path) -> list[Path]:
@@ -79,11 +86,19 @@ def load_responses(plan: Plan, folder: Path) -> list[Path]:
         rows = np.flatnonzero(held)
         arrays |= {"observed": observed.values[rows], "observed_ceiling": observed.ceiling(rows, snr)}
         tables["observed"] = conditions.iloc[rows].assign(condition=range(len(rows)))
+    features: list[str] = []
+    if plan.weights is not None:
+        own = used_space(plan.responses, read_response_space(plan.responses, plan.entities))
+        arrays["tuning"], features = read_tuning(plan.weights.file, own, space)
     for desc, maps in plan.apply_to:
         more = read_averages(maps, space, split)
         arrays[f"apply_{desc}"] = more.values
         tables[f"apply_{desc}"] = with_content(more.conditions, plan.stimuli)[0]
-    return _write(folder, space, arrays, tables, stimuli)
+    paths = _write(folder, space, arrays, tables, stimuli)
+    if features:
+        paths.append(folder / "features.json")
+        write_json({"features": features}, paths[-1])
+    return paths
 
 
 def _write(
@@ -101,6 +116,11 @@ def _write(
     return paths
 
 
+def count_set_aside(responses: npt.NDArray[np.floating]) -> int:
+    """Units that have no response to some stimulus, or the same to all: alignment leaves them out."""
+    return int(np.isnan(standardise(PersonData(responses)).scale).sum())
+
+
 def read_loaded(files: Sequence[Path]) -> LoadedResponses:
     """Open what `load_responses` wrote."""
     by_name = {path.name: path for path in map(Path, files)}
@@ -110,7 +130,8 @@ def read_loaded(files: Sequence[Path]) -> LoadedResponses:
         name.removeprefix(prefix).removesuffix(".tsv"): read_conditions(path) for name, path in by_name.items() if name.startswith(prefix)
     }
     stimuli = read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a")
-    return LoadedResponses(load_space(by_name["space.npz"]), arrays, tables, stimuli)
+    features = tuple(read_json(by_name["features.json"])["features"]) if "features.json" in by_name else ()
+    return LoadedResponses(load_space(by_name["space.npz"]), arrays, tables, stimuli, features)
 
 
 def _check_same(plan: Plan, found: Averages, observed: Averages) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from conform_bids.align.files import Plan
+from conform_bids.align.files import Plan, SourcePerson, TuningInput
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import template_facts
+from conform_bids.align.tuning_weights import BY_TUNING, ENCODE, find_weights
 from conform_bids.bids.averages import PlannedMaps, table_of
 from conform_bids.bids.images import read_space
 from conform_bids.bids.index import Dataset
@@ -15,10 +17,10 @@ from conform_bids.bids.names import parse_name
 from conform_bids.bids.responses import FoundResponses, find_responses
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.splits import HELD_OUT
-from conform_bids.errors import MissingInputError, UnusableInputError
+from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import ParticipantPlan, Resources
 
-__all__ = ["find_template", "plan_participant"]
+__all__ = ["find_template", "plan_participant", "usable_participants"]
 
 MAKERS = ("conform-psn", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
@@ -26,6 +28,13 @@ UNALIGNED = ("fsnative", "T1w", "anat", "func", "boldref", "individual")
 """Spaces of a person's own: units of different people have nothing to do with each other."""
 BASE_GB = 0.6
 _SPACE = ("space", "cohort", "res", "den")
+
+
+def usable_participants(settings: AlignSettings, output_dir: Path, participants: Sequence[str]) -> frozenset[str] | None:
+    """Those who are prepared; None where the level group aligns nobody who is not (``--store``, ``--split-only``, ``--template``)."""
+    if settings.store or settings.split_only or settings.template is not None:
+        return None
+    return frozenset(label for label in participants if any((output_dir / f"sub-{label}" / "func").glob("*_desc-prepared_trials.tsv")))
 
 
 def plan_participant(
@@ -53,8 +62,12 @@ def plan_participant(
     for responses in found:
         _check_common(responses)
     warnings: list[str] = []
-    jobs = [_plan_task(participant, responses, settings, resources, output_dir, warnings) for responses in found]
-    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+    person = SourcePerson(dataset.label_of(participant), dataset.name or "", participant)
+    weights = [find_weights(dataset, participant, responses.entities) for responses in found]
+    jobs = [
+        _plan_task(person, responses, own, settings, resources, output_dir, warnings) for responses, own in zip(found, weights, strict=True)
+    ]
+    return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _check_common(responses: FoundResponses) -> None:
@@ -90,8 +103,9 @@ def find_template(given: str, entities: dict[str, str]) -> Path:
 
 
 def _plan_task(
-    participant: str,
+    person: SourcePerson,
     found: FoundResponses,
+    weights: TuningInput | None,
     settings: AlignSettings,
     resources: Resources,
     output_dir: Path,
@@ -99,16 +113,23 @@ def _plan_task(
 ) -> Plan:
     """The job of one task; what is left out or assumed joins the warnings and its notes."""
     notes: list[str] = []
-    if found.splits == {"n/a"}:
+    if weights is not None:
+        _check_weights(weights, settings)
+        notes.append(BY_TUNING)
+    if found.splits == {"n/a"} and weights is None:
         notes.append("NO SPLIT IS GIVEN: maps are fitted on all stimuli, and there are no held-out stimuli to score them on")
     if not found.averaged:
         notes.append(f"single trials of desc-{found.desc} are averaged by stimulus; conform-psn would denoise them")
     warnings += [f"{found.labels}: {note}" for note in notes]
     template = None if settings.template is None else find_template(settings.template, found.entities)
     facts = {} if template is None else template_facts(template)
+    if template is not None and (facts.get("rows") == "features") != (weights is not None):
+        needs = f"made by weights of {ENCODE}: give -d {ENCODE}=PATH" if weights is None else f"made by responses: leave out -d {ENCODE}"
+        raise UsageError(f"--template {template}: {needs}")
     plan = Plan(
-        participant=participant,
-        entities=found.entities,
+        participant=person.label,
+        source=person,
+        entities={**found.entities, "sub": person.label},
         kind=found.kind,
         desc=found.desc,
         averaged=found.averaged,
@@ -121,6 +142,7 @@ def _plan_task(
         random_seed=resources.random_seed,
         output_dir=output_dir,
         stimuli=found.stimuli,
+        weights=weights,
         template=template,
         method=str(facts.get("method", "")),
         template_name=str(facts.get("template_name", "")),
@@ -130,6 +152,11 @@ def _plan_task(
         device=resources.device,
     )
     return _with_memory(plan)
+
+
+def _check_weights(weights: TuningInput, settings: AlignSettings) -> None:
+    if settings.align_on != "train":
+        raise UsageError(f"--align-on {settings.align_on} has no effect with {weights.file.name}: maps are fitted on its features")
 
 
 def _applied(found: FoundResponses, desc: str) -> PlannedMaps:
@@ -144,4 +171,5 @@ def _with_memory(plan: Plan) -> Plan:
     n_units = read_space(plan.responses[0].files, None, plan.entities.get("space", "boldref")).n_units
     rows = max(len(table_of(maps.trials, None)) for maps in (*plan.responses, *(maps for _, maps in plan.apply_to)))
     copies = 3 if plan.averaged else 6
-    return replace(plan, mem_gb=round(BASE_GB + 4e-9 * n_units * rows * copies, 2))
+    held = 0.0 if plan.weights is None else 3e-9 * plan.weights.file.stat().st_size * 2  # compressed by half or so
+    return replace(plan, mem_gb=round(BASE_GB + 4e-9 * n_units * rows * copies + held, 2))

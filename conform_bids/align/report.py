@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from conform_bids.align.settings import AlignSettings
+from conform_bids.align.tuning_weights import ENCODE, asks_for_weights
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key, parse_name, relative_path
 from conform_bids.bids.sidecars import read_json
@@ -38,7 +39,7 @@ from conform_bids.report.page import (
 __all__ = ["describe_methods", "draw_scores", "methods", "write_group_report", "write_participant_report"]
 
 _COLUMNS = {
-    "n_shared": ("Shared stimuli", 0),
+    "n_shared": ("Rows of the fit", 0),
     "n_held_out": ("Held-out stimuli", 0),
     "normalised_r": ("r / ceiling", 3),
     "anatomy_normalised_r": ("r / ceiling, anatomy", 3),
@@ -109,7 +110,7 @@ def draw_scores(
     if np.isfinite(gain).any():
         name = relative_path({**entities, "stat": "gain"}, "statmap", ".png").rsplit("/", 1)[1]
         high = draw.robust_limit(np.abs(gain))
-        drawn.append(draw.plot_map(gain, space, folder / name, draw.Scale("Gain (share of the ceiling)", -high, high)))
+        drawn.append(draw.plot_map(gain, space, folder / name, draw.Scale("Gain (share of the ceiling)", -high, high, colour_map="RdBu_r")))
     known = {label: values for label, values in samples.items() if np.isfinite(values).any()}
     if known:
         name = relative_path(dict(entities), "bold", ".svg").rsplit("/", 1)[1]
@@ -186,7 +187,7 @@ def write_participant_report(
         output_dir / f"sub-{participant}.html",
         title=f"sub-{participant}",
         subtitle="conform-align: a common functional space",
-        sections=[*sections, _methods_section(settings, about)],
+        sections=[*sections, _methods_section(settings, about, found)],
         about=about,
         errors=[*errors, *problems],
     )
@@ -208,29 +209,38 @@ def _tables(heads: Sequence[str], cells: Sequence[Sequence[Cell]], aligned: Sequ
     names = list(_COLUMNS)
     items: list[Item] = []
     for part, caption in ((names[:_N_PREDICTED], ""), (names[_N_PREDICTED:], _CAPTION)):
+        n_heads = len(heads) if part[0] == names[0] else max(1, len(heads) - 1)  # the second is wide enough without the last of several
         rows = [
-            [*first, *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
+            [*first[:n_heads], *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
             for first, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table([*heads, *(_COLUMNS[name][0] for name in part)], rows, caption))
+        items.append(Table([*heads[:n_heads], *(_COLUMNS[name][0] for name in part)], rows, caption))
     return items
 
 
 def _section(each: _Aligned, output_dir: Path) -> Section:
     content = each.content
     items: list[Item] = []
+    rows: list[tuple[str, str, str]] = []
+    source = content.get("SourceParticipant")
+    if isinstance(source, dict):
+        rows.append(("Participant", f"{source.get('Participant')} of {source.get('Dataset')}", ""))
+    if "NumberOfUnitsSetAside" in content:
+        lost = f"{content['NumberOfUnitsSetAside']} of {content.get('NumberOfUnits')}"
+        rows.append(("Units set aside (no value, or always the same)", lost, ""))
     if each.is_aligned:
-        rows = [
+        rows += [
             ("Method", str(content.get("Method")), ""),
             ("Template", str(content.get("FunctionalSpace")), ""),
             ("Parcels", str(content.get("NumberOfParcels")), ""),
-            ("Stimuli of the fit", str(content.get("NumberOfSharedStimuli")), ""),
+            _rows_of_fit(content),
             ("Fitted on held-out stimuli, too", "yes" if content.get("FitIncludesTest") else "no", ""),
         ]
         for label, key in (("Shared dimensions", "Dimensions"), ("Weights of the stack", "StackWeights")):
             chosen = content.get(key)
             if isinstance(chosen, dict) and chosen:
                 rows.append((label, ", ".join(f"{name} {value:.2g}" for name, value in chosen.items()), ""))
+    if rows:
         items.append(Facts(rows))
     items += [Note(str(note)) for note in content.get("Notes") or []]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
@@ -242,6 +252,12 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
             title, caption = shown
             items.append(Figure(path, caption, f"{title} of {each.title}", title))
     return Section(each.title, make_anchor(each.title), items)
+
+
+def _rows_of_fit(content: Mapping[str, Any]) -> tuple[str, str, str]:
+    if "NumberOfSharedFeatures" in content:
+        return ("Features of the fit (weights of encoding models)", str(content["NumberOfSharedFeatures"]), "")
+    return ("Stimuli of the fit", str(content.get("NumberOfSharedStimuli")), "")
 
 
 def write_group_report(output_dir: Path, participants: Sequence[str], settings: AlignSettings, about: Mapping[str, str]) -> list[Path]:
@@ -272,16 +288,22 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
         cells.append([link, each.title, str(each.content.get("Method"))])
+    fits = {each.title for each in aligned}
+    heads = ["Participant", "Fit", "Method"]
+    if len(fits) == 1:  # said once, so that the tables fit on a page
+        items.append(Text(f"Everybody is aligned in {next(iter(fits))}."))
+        heads, cells = ["Participant", "Method"], [[own[0], own[2]] for own in cells]
     if any(each.values for each in aligned):
-        items += _tables(["Participant", "Fit", "Method"], cells, aligned)
+        items += _tables(heads, cells, aligned)
     else:
         rows = [
-            [*own, Number(each.content.get("NumberOfSharedStimuli", float("nan")), 0)] for own, each in zip(cells, aligned, strict=True)
+            [*own, Number(float(_rows_of_fit(each.content)[1].replace("None", "nan")), 0)] for own, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table(["Participant", "Fit", "Method", "Stimuli of the fit"], rows))
+        items.append(Table([*heads, "Rows of the fit"], rows))
     figures: list[Item] = []
     for each in aligned:
-        figures += [item for item in _section(each, output_dir).items if isinstance(item, Figure)]
+        own_figures = [item for item in _section(each, output_dir).items if isinstance(item, Figure)]
+        figures += [replace(item, title=f"sub-{each.entities['sub']}: {item.title}") for item in own_figures]
     sections = [Section("Overview", "overview", items)]
     if figures:
         sections.append(Section("Figures", "figures", figures))
@@ -289,7 +311,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         paths[1],
         title="Group report",
         subtitle=f"conform-align: {len({each.entities['sub'] for each in aligned})} participants in a common functional space",
-        sections=[*sections, _methods_section(settings, about)],
+        sections=[*sections, _methods_section(settings, about, found)],
         about=about,
         errors=problems,
     )
@@ -307,10 +329,11 @@ def _table(aligned: Sequence[_Aligned]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _methods_section(settings: AlignSettings, about: Mapping[str, str]) -> Section:
+def _methods_section(settings: AlignSettings, about: Mapping[str, str], found: Sequence[_Aligned]) -> Section:
     from conform_bids import __version__
 
-    text = describe_methods(settings, about.get("conform-align", __version__))
+    by_features = any("NumberOfSharedFeatures" in each.content or each.content.get("HasTuning") for each in found)
+    text = describe_methods(settings, about.get("conform-align", __version__), [ENCODE] if by_features else ())
     return Section("Methods", "methods", [Text(text.text), Section("References", "references", [References(text.keys)])])
 
 
@@ -328,8 +351,17 @@ _METHODS = {
 }
 
 
-def describe_methods(settings: AlignSettings, version: str) -> Methods:
-    """Describe the analysis; only what these settings use is named and cited."""
+def describe_methods(settings: AlignSettings, version: str, given: Sequence[str] = ()) -> Methods:
+    """Describe the analysis; only what these settings use is named and cited.
+
+    Parameters
+    ----------
+    settings : AlignSettings
+    version : str
+    given : sequence of str
+        Names of ``-d``: weights of conform-encode change what maps are fitted on.
+    """
+    by_features = asks_for_weights(given)
     how = (
         "Maps were fitted to a template that had been made before and stayed as it was." if settings.template else _METHODS[settings.method]
     )
@@ -339,10 +371,17 @@ def describe_methods(settings: AlignSettings, version: str) -> Methods:
         "auto": f"spatial clusters of about {settings.parcel_size} units, or all together where there were too few for that",
     }.get(settings.parcellation, "the parcels of an atlas")
     on = "all stimuli that people share, held-out ones included" if settings.align_on == "all" else "the train stimuli that people share"
+    what = "their responses to stimuli that they share, which are the same by the content of their files, else by name within a dataset"
+    if by_features:
+        what = (
+            "the weights of encoding models of each person's own stimuli: rows of the data were features of these models, "
+            "so that people need not share any; responses were then brought to the template by the maps found so"
+        )
+        on = "the weights of the features that people's encoding models share"
+        how = how.replace("over stimuli", "over features")
     parts = [
         f"People were brought to a common functional space with conform-align {version}, a BIDS-App [@gorgolewski2016bids; "
-        "@gorgolewski2017bidsapps], from their responses to stimuli that they share, which are the same by the content of their files, "
-        f"else by name within a dataset. {how}",
+        f"@gorgolewski2017bidsapps], from {what}. {how}",
     ]
     if settings.template is None:
         parts.append(f"Parcels were {parcels}, the same in all people, each with the units around it; maps were averaged there.")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from conform_bids.align.files import Plan
 from conform_bids.align.load import LoadedResponses
-from conform_bids.align.numerics.data import PersonData
+from conform_bids.align.numerics.data import PersonData, Standard, standardise
 from conform_bids.align.numerics.predict import apply_map
 from conform_bids.align.numerics.template import fit_person
 from conform_bids.align.stimuli import identities
@@ -22,7 +22,7 @@ from conform_bids.bids.trials import hash_stimuli
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute
 
-__all__ = ["fit_fields", "fit_to_template", "reliability_of"]
+__all__ = ["fit_fields", "fit_to_template", "reliability_of", "responses_standard"]
 
 
 def reliability_of(ceiling: Any) -> Any:
@@ -31,19 +31,27 @@ def reliability_of(ceiling: Any) -> Any:
     return values if np.isfinite(values).any() else None
 
 
-def fit_fields(method: str, template_name: str, stimuli: Sequence[str], includes_test: bool, n_parcels: int) -> dict[str, Any]:
-    """Sidecar fields on how maps were fitted."""
+def fit_fields(
+    method: str, template_name: str, rows: Sequence[str], includes_test: bool, n_parcels: int, by_features: bool = False
+) -> dict[str, Any]:
+    """Sidecar fields on how maps were fitted; ``rows`` are the shared stimuli, or features of encoding models."""
+    shared = (
+        {"FittedOn": FEATURES_IN_WORDS, "NumberOfSharedFeatures": len(rows), "FittedFeaturesHash": hash_stimuli(rows)}
+        if by_features
+        else {"FittedOn": "responses to shared stimuli", "NumberOfSharedStimuli": len(rows), "FittedStimuliHash": hash_stimuli(rows)}
+    )
     return {
         "EstimationMethod": METHODS_IN_WORDS[method],
         "Method": method,
         "FunctionalSpace": f"tpl-{template_name}",
         "NumberOfParcels": n_parcels,
-        "NumberOfSharedStimuli": len(stimuli),
+        **shared,
         "FitIncludesTest": includes_test,
-        "FittedStimuliHash": hash_stimuli(stimuli),
         "Predictive": method == "ridge" or None,
     }
 
+
+FEATURES_IN_WORDS = "weights of encoding models, a row a feature; responses are brought to the template by the maps found so"
 
 METHODS_IN_WORDS = {
     "stack": "Smoothed anatomy and probabilistic shared response models with three priors, weighted by cross-validation over stimuli",
@@ -77,22 +85,18 @@ def fit_to_template(plan: Plan, loaded: LoadedResponses, folder: Path, compute: 
     """
     assert plan.template is not None
     known = read_template(plan.template)
-    conditions = loaded.tables["prepared"]
     place = {name: index for index, name in enumerate(known.stimuli)}
-    rows, places = _shared_rows(plan, conditions, place)
-    if len(rows) < plan.settings.min_shared:
-        raise UnusableInputError(
-            f"{plan.responses[0].trials}: {len(rows)} stimuli are shared with the template {plan.template.name}, and --min-shared is "
-            f"{plan.settings.min_shared}; stimuli are the same by the SHA-256 of their files, else by stim_id within a dataset"
-        )
-    responses = loaded.arrays["responses"]
-    person = PersonData(responses[rows], places, reliability_of(loaded.arrays["ceiling"]))
+    by_features = plan.weights is not None
+    person = _by_features(plan, loaded, place) if by_features else _by_stimuli(plan, loaded, place)
+    responses, places = loaded.arrays["responses"], person.rows
     fitted = fit_person(person, known.template, compute)
     used = [str(known.stimuli[index]) for index in places]
     includes_test = bool(known.facts["fit_includes_test"]) or plan.settings.align_on == "all"
+    includes_test |= plan.weights is not None and plan.weights.includes_test
     name = str(known.facts["template_name"])
-    fields = fit_fields(plan.method, name, used, includes_test, len(known.template.parts))
+    fields = fit_fields(plan.method, name, used, includes_test, len(known.template.parts), by_features)
     facts = {"method": plan.method, "template_name": name, "stimuli_hash": hash_stimuli(used), "fit_includes_test": includes_test}
+    facts["rows"] = "features" if by_features else "stimuli"
     write_person(fitted, known.space, facts, folder / "transform.h5")
     write_json(fields, folder / "fit.json")
     paths = [folder / "transform.h5", folder / "fit.json"]
@@ -102,9 +106,41 @@ def fit_to_template(plan: Plan, loaded: LoadedResponses, folder: Path, compute: 
     return paths
 
 
+def _by_stimuli(plan: Plan, loaded: LoadedResponses, place: dict[str, int]) -> PersonData:
+    """Responses to the template's stimuli."""
+    assert plan.template is not None
+    rows, places = _shared_rows(plan, loaded.tables["prepared"], place)
+    if len(rows) < plan.settings.min_shared:
+        raise UnusableInputError(
+            f"{plan.responses[0].trials}: {len(rows)} stimuli are shared with the template {plan.template.name}, and --min-shared is "
+            f"{plan.settings.min_shared}; stimuli are the same by the SHA-256 of their files, else by stim_id within a dataset"
+        )
+    return PersonData(loaded.arrays["responses"][rows], places, reliability_of(loaded.arrays["ceiling"]))
+
+
+def _by_features(plan: Plan, loaded: LoadedResponses, place: dict[str, int]) -> PersonData:
+    """Weights of the template's features; responses are standardised over the person's own train stimuli."""
+    assert plan.template is not None
+    assert plan.weights is not None
+    rows = [row for row, name in enumerate(loaded.features) if name in place]
+    if len(rows) < plan.settings.min_shared:
+        raise UnusableInputError(
+            f"{plan.weights.file}: {len(rows)} features are shared with the template {plan.template.name}, and --min-shared is "
+            f"{plan.settings.min_shared}; features are the same where their names and the cards of what made them are"
+        )
+    places = np.array([place[loaded.features[row]] for row in rows], dtype=np.intp)
+    standard = responses_standard(loaded.arrays["responses"], loaded.tables["prepared"])
+    return PersonData(loaded.arrays["tuning"][rows], places, reliability_of(loaded.arrays["ceiling"]), applied=standard)
+
+
+def responses_standard(responses: Any, conditions: pd.DataFrame) -> Standard:
+    """Mean and standard deviation of responses to train stimuli, which maps that were fitted on weights are applied to."""
+    return standardise(PersonData(responses[fitted_rows(conditions, False)]))
+
+
 def _shared_rows(plan: Plan, conditions: pd.DataFrame, place: dict[str, int]) -> tuple[Any, Any]:
     """Rows of the person's conditions that are in the template's list, each stimulus once, and their places in it."""
-    names = identities(conditions)
+    names = identities(conditions, dataset=plan.source.dataset)
     found: dict[int, int] = {}
     for row in fitted_rows(conditions, plan.settings.align_on == "all"):
         if names[row] in place:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from conform_bids import __version__
 from conform_bids.align.files import Plan, output_maps, output_tables, recorded_settings
-from conform_bids.align.load import LoadedResponses
+from conform_bids.align.load import LoadedResponses, count_set_aside
 from conform_bids.bids.conditions import CONDITIONS_DESCRIPTION
 from conform_bids.bids.derivatives import atomic_path, write_json, write_tsv
 from conform_bids.bids.images import write_maps
@@ -89,7 +89,8 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
         The files, sidecars included.
     """
     tables = {table.key: table.path for table in output_tables(plan)}
-    fields = {"SoftwareVersion": software(), "RandomSeed": plan.random_seed, "InputDesc": plan.desc}
+    lost = {"NumberOfUnits": loaded.space.n_units, "NumberOfUnitsSetAside": count_set_aside(loaded.arrays["responses"])}
+    fields = {"SoftwareVersion": software(), "RandomSeed": plan.random_seed, "InputDesc": plan.desc, "SourceParticipant": plan.source.field}
     written: list[Path] = []
     for row in output_maps(plan):
         values: npt.NDArray[Any] = np.load(results[f"{row.array}.npy"], mmap_mode="r") if plan.template else loaded.arrays[row.array]
@@ -100,10 +101,14 @@ def save_outputs(plan: Plan, loaded: LoadedResponses, results: Mapping[str, Path
                 "TrialTable": f"bids::{tables[row.table]}",
                 "Settings": recorded_settings(plan.settings),
                 "Notes": list(plan.notes) or None,
+                **lost,
             }
             names = map_names(_table(plan, loaded, row.table))
         if row.array == "responses":
-            own |= {"GridHash": loaded.space.grid_hash, "HasHeldOut": plan.has_held_out}
+            own |= {"GridHash": loaded.space.grid_hash, "HasHeldOut": plan.has_held_out, "HasTuning": bool(loaded.features) or None}
+        if row.array == "tuning" and plan.weights is not None:
+            own |= {"Features": list(loaded.features), "FitIncludesTest": plan.weights.includes_test}
+            names = list(loaded.features)
         written += save_map(values, loaded.space, row.paths, plan.output_dir, own, sources=plan.sources, names=names, n_threads=n_threads)
     for key, name in tables.items():
         written += _save_table(plan, loaded, key, name, results, {**fields, **fit})

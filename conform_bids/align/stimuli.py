@@ -12,21 +12,24 @@ import pandas as pd
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.errors import UnusableInputError
 
-__all__ = ["SharedStimuli", "identities", "share_stimuli"]
+__all__ = ["SharedStimuli", "identities", "share_names", "share_stimuli"]
 
 
-def identities(conditions: pd.DataFrame, known: Mapping[str, str] | None = None) -> list[str]:
-    """Identity of each condition: the SHA-256 of its file, else its name.
+def identities(conditions: pd.DataFrame, known: Mapping[str, str] | None = None, dataset: str = "") -> list[str]:
+    """Identity of each condition: the SHA-256 of its file, else its name in its dataset.
 
     Parameters
     ----------
     known : mapping, optional
         SHA-256 by stim_id of the same dataset, for tables of people whose stimulus files were not at hand.
+    dataset : str
+        Name of the dataset, where there are several: their names of stimuli mean nothing to each other.
     """
+    place = f"{dataset}:" if dataset else ""
     found = []
     for stim_id, content in zip(conditions["stim_id"], conditions["content_id"], strict=True):
         digest = content if content != "n/a" else (known or {}).get(stim_id, "n/a")
-        found.append(f"sha256:{digest}" if digest != "n/a" else f"stim_id:{stim_id}")
+        found.append(f"sha256:{digest}" if digest != "n/a" else f"stim_id:{place}{stim_id}")
     return found
 
 
@@ -47,7 +50,9 @@ class SharedStimuli:
     rows: tuple[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]], ...]
 
 
-def share_stimuli(tables: Sequence[pd.DataFrame], includes_test: bool) -> tuple[SharedStimuli, SharedStimuli]:
+def share_stimuli(
+    tables: Sequence[pd.DataFrame], includes_test: bool, datasets: Sequence[str] | None = None
+) -> tuple[SharedStimuli, SharedStimuli]:
     """Stimuli to fit on, and held-out ones.
 
     Parameters
@@ -56,6 +61,8 @@ def share_stimuli(tables: Sequence[pd.DataFrame], includes_test: bool) -> tuple[
         Conditions of each person: stim_id, split, content_id.
     includes_test : bool
         Fit on held-out stimuli, too; the second of the pair stays the same.
+    datasets : sequence of str, optional
+        Of each person; by default all are of one.
 
     Returns
     -------
@@ -65,20 +72,30 @@ def share_stimuli(tables: Sequence[pd.DataFrame], includes_test: bool) -> tuple[
     Raises
     ------
     UnusableInputError
-        When a stimulus name stands for different files.
+        When a stimulus name stands for different files in one dataset.
     """
-    known: dict[str, str] = {}
-    for table in tables:
+    of = [""] * len(tables) if datasets is None else list(datasets)
+    known: dict[str, dict[str, str]] = {dataset: {} for dataset in of}
+    for table, dataset in zip(tables, of, strict=True):
         for stim_id, content in zip(table["stim_id"], table["content_id"], strict=True):
-            if content != "n/a" and known.setdefault(stim_id, content) != content:
+            if content != "n/a" and known[dataset].setdefault(stim_id, content) != content:
                 raise UnusableInputError(f"stimulus {stim_id!r} is of different content in different people, by the SHA-256 of its files")
-    names = [identities(table, known) for table in tables]
+    names = [identities(table, known[dataset], dataset) for table, dataset in zip(tables, of, strict=True)]
     held = {
         name for table, own in zip(tables, names, strict=True) for name, split in zip(own, table["split"], strict=True) if split in HELD_OUT
     }
-    every = [set(own) for own in names]
-    shared = {name for own in every for name in own if sum(name in other for other in every) > 1}
+    shared = _of_two(names)
     return _listed(names, shared if includes_test else shared - held), _listed(names, shared & held)
+
+
+def share_names(names: Sequence[Sequence[str]]) -> SharedStimuli:
+    """What two people or more have, of anything by name: features of encoding models."""
+    return _listed(names, _of_two(names))
+
+
+def _of_two(names: Sequence[Sequence[str]]) -> set[str]:
+    every = [set(own) for own in names]
+    return {name for own in every for name in own if sum(name in other for other in every) > 1}
 
 
 def _listed(names: Sequence[Sequence[str]], wanted: set[str]) -> SharedStimuli:

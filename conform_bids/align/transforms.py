@@ -1,7 +1,8 @@
 """Templates and persons' maps on disk: one HDF5 file each, which holds all that applying or extending them takes.
 
 Layout ``transform``, version 1. Attributes of the file: ``layout``, ``version``, ``role`` (``template`` or ``person``), ``method``,
-``space`` (label), ``grid_hash``, ``parcel_hash``, ``stimuli_hash`` (of the stimuli of the fit), ``fit_includes_test``, ``settings`` (JSON).
+``space`` (label), ``grid_hash``, ``parcel_hash``, ``stimuli_hash`` (of the rows of the fit), ``rows`` (``stimuli``; or
+``features``, where maps were fitted on weights of encoding models), ``fit_includes_test``, ``settings`` (JSON).
 A person's file has ``/mean`` and ``/scale``, (n_units,): responses are standardised by them first. Both have a group a parcel,
 ``/parcels/<k>``, with ``units`` (indices into the grid) and ``weights`` (of the average over parcels), and a group a family of models in
 it, ``families/<name>``, with the arrays of `SharedMap` or `FamilyTemplate`; a person's has the attribute ``weight`` of the sum over

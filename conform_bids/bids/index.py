@@ -14,7 +14,7 @@ from typing import Any
 
 from conform_bids.bids.datasets import FMRIPREP, RAW, Roots, absolute, find_roots
 from conform_bids.bids.layout import DatasetIndex
-from conform_bids.bids.names import Name, natural_key, parse_name, short_key
+from conform_bids.bids.names import Name, clean_label, natural_key, parse_name, short_key
 from conform_bids.bids.selection import NATIVE_SPACE, Selection, SpaceRequest, matches_filter, shorten
 from conform_bids.bids.sidecars import inherited_files, read_sidecar
 from conform_bids.errors import MissingInputError
@@ -63,10 +63,25 @@ class Dataset:
         Sorted labels without ``sub-``: those that were asked for, else all that there are.
     warnings : list of str
         What the user should know, without repeats; it grows as files are read.
+    name : str or None
+        What the dataset is called in a call on several (``-d NAME=PATH``); it joins the labels of its people.
+    given : frozenset of str
+        Derivatives that the user named, not found.
     """
 
-    def __init__(self, bids_dir: Path, roots: Roots, *, database_dir: Path | None, warnings: list[str]) -> None:
+    def __init__(
+        self,
+        bids_dir: Path,
+        roots: Roots,
+        *,
+        database_dir: Path | None,
+        warnings: list[str],
+        name: str | None = None,
+        given: frozenset[str] = frozenset(),
+    ) -> None:
         self.bids_dir = bids_dir
+        self.name = name
+        self.given = given
         self.raw = roots.raw
         self.derivatives: Mapping[str, Path] = dict(roots.derivatives)
         self.participants: tuple[str, ...] = ()
@@ -91,6 +106,19 @@ class Dataset:
         """Record a warning, once."""
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def label_of(self, participant: str) -> str:
+        """Label of a participant in the output."""
+        return participant if self.name is None else clean_label(self.name + participant)
+
+    def sources(self) -> dict[str, Path]:
+        """Roots by their names in BIDS URIs, which begin with that of the dataset where it has one."""
+        return {self._uri_name(name): root for name, root in self._roots.items()}
+
+    def _uri_name(self, name: str) -> str:
+        if self.name is None:
+            return name
+        return self.name if self._roots[name] == self.bids_dir else f"{self.name}-{name}"
 
     def generated_by(self, name: str) -> str | None:
         """Name of the pipeline that made a derivative, as its description has it; None when it says nothing, or for raw."""
@@ -208,7 +236,7 @@ class Dataset:
             When it lies in none of the datasets.
         """
         name, root = self._root_of(path)
-        return f"bids:{name}:{absolute(path).relative_to(root).as_posix()}"
+        return f"bids:{self._uri_name(name)}:{absolute(path).relative_to(root).as_posix()}"
 
     def _root_of(self, path: Path) -> tuple[str, Path]:
         place = absolute(path)
@@ -224,6 +252,7 @@ def open_dataset(
     derivatives: Mapping[str, str | os.PathLike[str]] | None = None,
     participants: Sequence[str] = (),
     database_dir: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> Dataset:
     """Open a raw dataset with its derivatives, or a derivative with its raw dataset.
 
@@ -240,6 +269,8 @@ def open_dataset(
         Labels, with or without ``sub-``; empty is all that ``bids_dir`` has (and, where it is raw, its derivatives).
     database_dir : path-like, optional
         Folder that keeps pybids' index of the whole datasets, for many jobs to share.
+    name : str, optional
+        What the dataset is called, where there are several.
 
     Raises
     ------
@@ -253,7 +284,8 @@ def open_dataset(
     warnings: list[str] = []
     roots = find_roots(absolute(bids_dir), derivatives or {}, warnings.append)
     database = absolute(database_dir) if database_dir is not None else None
-    dataset = Dataset(absolute(bids_dir), roots, database_dir=database, warnings=warnings)
+    given = frozenset(derivatives or {})
+    dataset = Dataset(absolute(bids_dir), roots, database_dir=database, warnings=warnings, name=name, given=given)
     available = dataset.available_participants
     asked = list(dict.fromkeys(str(label).removeprefix("sub-") for label in participants))
     absent = [label for label in asked if label not in available]

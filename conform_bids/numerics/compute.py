@@ -49,6 +49,8 @@ class Compute:
 @contextmanager
 def limit_threads(n_threads: int) -> Iterator[None]:
     """Run BLAS, OpenMP and torch on ``n_threads`` threads, and restore what was before."""
+    import scipy.linalg  # noqa: F401  it brings a BLAS of its own, which is limited only where it is there by now
+
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

@@ -6,6 +6,9 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +47,8 @@ class PeopleSpec:
         Whether the table of stimuli has them.
     own : int
         Stimuli of a person's own.
-    label, extension : str
-        Of the space.
+    shape : tuple of int
+        Of the grid.
     """
 
     people: Sequence[str] = ("01", "02", "03", "04")
@@ -62,6 +65,7 @@ class PeopleSpec:
     spacing: float = 2.0
     rename: str = ""
     task: str = "images"
+    shape: tuple[int, int, int] = SHAPE
 
 
 def _json(path: Path, content: dict[str, Any]) -> None:
@@ -87,7 +91,7 @@ def _tuning(generator: np.random.Generator, spec: PeopleSpec) -> Callable[[np.ra
 def _save(values: np.ndarray, folder: Path, stem: str, spec: PeopleSpec, content: dict[str, Any]) -> None:
     """Maps (k, units), with their sidecar; a single one is 3-D."""
     if spec.kind == "nifti":
-        data = values.T.reshape(*SHAPE, len(values)).astype(np.float32)
+        data = values.T.reshape(*spec.shape, len(values)).astype(np.float32)
         affine = np.diag([spec.spacing] * 3 + [1.0])
         nib.save(nib.Nifti1Image(data if len(values) > 1 else data[..., 0], affine), folder / f"{stem}.nii.gz")
         _json(folder / f"{stem}.json", content)
@@ -106,26 +110,31 @@ def write_people(root: Path, spec: PeopleSpec | None = None) -> Path:
     generator = np.random.default_rng(7)
     latent = generator.standard_normal((spec.stimuli, N_LATENT))
     of_person = _tuning(generator, spec)
-    described = {"Name": f"{spec.maker} outputs", "BIDSVersion": "1.11.1", "DatasetType": "derivative"}
-    _json(root / "dataset_description.json", {**described, "GeneratedBy": [{"Name": spec.maker, "Version": "0"}]})
     for person in spec.people:
         own = np.random.default_rng([spec.seed, int(person)])
         tuning = of_person(own)
         everything = np.concatenate([latent, own.standard_normal((spec.own, N_LATENT))])
         signal = everything @ tuning
-        trials = [signal + spec.noise * signal.std() * own.standard_normal(signal.shape) for _ in range(2)]
-        names = [f"{spec.rename}s{k:03d}" for k in range(spec.stimuli)] + [f"{spec.rename}own{person}{k}" for k in range(spec.own)]
-        split = ["train"] * (spec.stimuli - spec.test) + ["test"] * spec.test + ["train"] * spec.own
-        if not spec.test:
-            split = ["n/a"] * len(names)
-        folder = root / f"sub-{person}" / "func"
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_person(folder, f"sub-{person}_task-{spec.task}", spec, trials, names, split)
-        contents = [hashlib.sha256((name.removeprefix(spec.rename)).encode()).hexdigest() if spec.hashes else "n/a" for name in names]
-        stimuli = pd.DataFrame({"stim_id": names, "stim_file": "n/a", "sha256": contents})
-        (root / "stimuli").mkdir(exist_ok=True)
-        stimuli.to_csv(root / "stimuli" / f"sub-{person}_stimuli.tsv", sep="\t", index=False)
+        write_person(root, spec, person, signal, spec.noise * signal.std(), own)
     return root
+
+
+def write_person(root: Path, spec: PeopleSpec, person: str, signal: np.ndarray, noise: Any, generator: np.random.Generator) -> None:
+    """One person of a derivative: two trials of each stimulus, of this signal (stimuli, units) and noise (standard deviation)."""
+    described = {"Name": f"{spec.maker} outputs", "BIDSVersion": "1.11.1", "DatasetType": "derivative"}
+    _json(root / "dataset_description.json", {**described, "GeneratedBy": [{"Name": spec.maker, "Version": "0"}]})
+    trials = [signal + noise * generator.standard_normal(signal.shape) for _ in range(2)]
+    names = [f"{spec.rename}s{k:03d}" for k in range(spec.stimuli)] + [f"{spec.rename}own{person}{k}" for k in range(spec.own)]
+    split = ["train"] * (spec.stimuli - spec.test) + ["test"] * spec.test + ["train"] * spec.own
+    if not spec.test:
+        split = ["n/a"] * len(names)
+    folder = root / f"sub-{person}" / "func"
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_person(folder, f"sub-{person}_task-{spec.task}", spec, trials, names, split)
+    contents = [hashlib.sha256((name.removeprefix(spec.rename)).encode()).hexdigest() if spec.hashes else "n/a" for name in names]
+    stimuli = pd.DataFrame({"stim_id": names, "stim_file": "n/a", "sha256": contents})
+    (root / "stimuli").mkdir(exist_ok=True)
+    stimuli.to_csv(root / "stimuli" / f"sub-{person}_stimuli.tsv", sep="\t", index=False)
 
 
 def _save_person(folder: Path, stem: str, spec: PeopleSpec, trials: list[np.ndarray], names: list[str], split: list[str]) -> None:
@@ -149,9 +158,9 @@ def _save_person(folder: Path, stem: str, spec: PeopleSpec, trials: list[np.ndar
     mean = np.mean(trials, axis=0)
     for desc in ("psn", "trialavg"):
         _save(mean, folder, f"{stem}_{spec.space}_stat-effect_desc-{desc}_statmap", spec, content)
-        ceiling = np.full((1, N_UNITS), 100 / (1 + spec.noise**2 / 2))
+        ceiling = np.full((1, mean.shape[1]), 100 / (1 + spec.noise**2 / 2))
         _save(ceiling, folder, f"{stem}_{spec.space}_stat-noiseceiling_desc-{desc}_statmap", spec, {})
-    _save(np.full((1, N_UNITS), 1 / spec.noise), folder, f"{stem}_{spec.space}_stat-ncsnr_desc-psn_statmap", spec, {})
+    _save(np.full((1, mean.shape[1]), 1 / spec.noise), folder, f"{stem}_{spec.space}_stat-ncsnr_desc-psn_statmap", spec, {})
 
 
 def run_here(*arguments: object) -> SimpleNamespace:
@@ -169,6 +178,32 @@ def run_here(*arguments: object) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def validator_errors(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[Any]]:
+    """Errors of an output folder: of the stock validator, and of the extended schema with the short .bidsignore."""
+    from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
+
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+
+    def check(folder: Path, *arguments: str) -> list[Any]:
+        run = subprocess.run([validator, folder, "--json", *arguments], capture_output=True, text=True, timeout=120, check=False)
+        issues = [item for item in json.loads(run.stdout)["issues"]["issues"] if item["severity"] == "error"]
+        return issues or ([run.stderr] if run.returncode else [])
+
+    def both(folder: Path) -> list[Any]:
+        if not validator.exists():
+            pytest.skip("bids-validator-deno is not installed")
+        pytest.importorskip("bidsschematools")
+        place = tmp_path_factory.mktemp("validated")
+        schema = place / "schema.json"
+        subprocess.run([sys.executable, repository / "tests" / "extended_schema.py", schema], check=True, timeout=60)
+        shutil.copytree(folder, place / "copy")
+        (place / "copy" / ".bidsignore").write_text("".join(f"{line}\n" for line in BIDSIGNORE_SHORT))
+        return [*check(folder), *check(place / "copy", "-s", schema.as_uri())]
+
+    return both
+
+
+@pytest.fixture(scope="session")
 def people_spec() -> type[PeopleSpec]:
     return PeopleSpec
 
@@ -177,6 +212,12 @@ def people_spec() -> type[PeopleSpec]:
 def make_people() -> Callable[..., Path]:
     """`write_people(root, spec)`."""
     return write_people
+
+
+@pytest.fixture(scope="session")
+def make_person() -> Callable[..., None]:
+    """`write_person(root, spec, person, signal, noise, generator)`."""
+    return write_person
 
 
 @pytest.fixture(scope="session")

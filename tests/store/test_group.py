@@ -67,7 +67,6 @@ def test_the_split_is_of_stimuli_alone(world: SimpleNamespace, tmp_path: Path) -
         (("--store-source", "psn"), 2, "without --store"),
         (("--store", "--split-only"), 2, "name one"),
         (("--store", "--store-source", "psn"), 66, "conform-psn"),
-        ((), 66, "nobody is prepared"),
     ],
 )
 def test_what_cannot_be_aggregated_is_refused(

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from conform_bids.numerics.blocks import value_blocks
 
-__all__ = ["Block", "Parcel", "PersonData", "Standard", "parcel_block", "parcels_from_labels", "standardise", "unit_spacing"]
+__all__ = [
+    "Block",
+    "Parcel",
+    "PersonData",
+    "Standard",
+    "applied_standard",
+    "parcel_block",
+    "parcels_from_labels",
+    "standardise",
+    "unit_spacing",
+]
 
 DEFAULT_RELIABILITY = 0.5
 """Reliability of a unit where none is given: half of its variance is noise."""
@@ -34,12 +44,16 @@ class PersonData:
         Share of the rows' variance that is signal (for one-trial rows the single-trial reliability), clipped to .02-.98; by default .5.
     parcels : tuple of Parcel, optional
         This person's own units of each parcel, where people differ in units (methods ``srm`` and ``psrm`` with prior ``zero`` only).
+    applied : Standard, optional
+        Mean and standard deviation of the responses that the map will be applied to, where the rows are something else (the weights of an
+        encoding model, a row a feature); by default those of the rows.
     """
 
     responses: NDArray[np.floating]
     stimuli: NDArray[np.intp] | None = None
     reliability: NDArray[np.floating] | None = None
     parcels: tuple[Parcel, ...] | None = None
+    applied: Standard | None = None
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -163,6 +177,21 @@ def standardise(person: PersonData, z_score: bool = True) -> Standard:
         mean[block] = np.where(usable, average if z_score else 0.0, np.nan)
         scale[block] = np.where(usable, spread if z_score else 1.0, np.nan)
     return Standard(mean, scale)
+
+
+def applied_standard(person: PersonData, standard: Standard) -> Standard:
+    """What responses are standardised by before a person's map takes them; units that the fit set aside stay so.
+
+    Parameters
+    ----------
+    person : PersonData
+    standard : Standard
+        Of the rows of the fit.
+    """
+    if person.applied is None:
+        return standard
+    usable = np.isfinite(standard.scale) & np.isfinite(person.applied.scale)
+    return Standard(np.where(usable, person.applied.mean, np.nan), np.where(usable, person.applied.scale, np.nan))
 
 
 @dataclass(frozen=True, eq=False)

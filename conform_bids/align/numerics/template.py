@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from conform_bids.align.numerics.data import Parcel, PersonData, parcel_block, standardise, unit_spacing
+from conform_bids.align.numerics.data import Parcel, PersonData, applied_standard, parcel_block, standardise, unit_spacing
 from conform_bids.align.numerics.families import GAUSSIAN, families_for, family_weights, fit_family, fit_member, start_scores
 from conform_bids.align.numerics.maps import FamilyTemplate, ParcelMap, ParcelTemplate, PersonMap, SharedMap, Template
 from conform_bids.align.numerics.options import AlignOptions, Setting
@@ -90,7 +90,7 @@ def fit_template(
     weights = family_weights(candidates, chosen)
     members = tuple(
         PersonMap(
-            standards[i],
+            applied_standard(people[i], standards[i]),
             tuple(parcels) if people[i].parcels is None else people[i].parcels or (),
             tuple(ParcelMap(maps[i], weights) for _, maps in results),
         )
@@ -141,7 +141,7 @@ def fit_person(person: PersonData, template: Template, compute: Compute = Comput
         }
         return ParcelMap(maps, weights)
 
-    return PersonMap(standard, tuple(parcels), tuple(map_blocks(fit, range(len(parcels)), compute)))
+    return PersonMap(applied_standard(person, standard), tuple(parcels), tuple(map_blocks(fit, range(len(parcels)), compute)))
 
 
 def check_people(

@@ -1,0 +1,155 @@
+"""Several datasets in one call: which of ``-d NAME=PATH`` are datasets of people, and what their people are called in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from conform_bids.bids.datasets import FMRIPREP, RAW
+from conform_bids.bids.derivatives import lock_file, write_json, write_tsv
+from conform_bids.bids.index import Dataset, open_dataset
+from conform_bids.bids.names import natural_key
+from conform_bids.bids.selection import shorten
+from conform_bids.bids.tables import read_tsv
+from conform_bids.errors import MissingInputError, UsageError
+
+__all__ = ["is_dataset_name", "named_datasets", "open_datasets", "write_participants"]
+
+
+def is_dataset_name(name: str) -> bool:
+    """Whether a name can be that of a dataset of people: letters and digits, as it becomes part of their labels."""
+    return name.isascii() and name.isalnum() and name not in (RAW, FMRIPREP)
+
+
+def named_datasets(derivatives: Mapping[str, Path]) -> dict[str, Path]:
+    """Datasets of people among those of ``-d NAME=PATH``: their names are letters and digits alone.
+
+    ``raw``, ``fmriprep`` and names of what made a derivative (``conform-glm``) are no datasets of their own.
+    """
+    return {name: path for name, path in derivatives.items() if is_dataset_name(name)}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One dataset of a call: its name, folder, and what else belongs to it."""
+
+    name: str
+    path: Path
+    derivatives: dict[str, Path]
+
+
+def _calls(derivatives: Mapping[str, Path]) -> list[_Call]:
+    """Each named dataset with its own ``NAME.OTHER=PATH``; what is named without a dataset belongs to the only one, or is shared.
+
+    Raises
+    ------
+    UsageError
+        When it does not say of which dataset something is.
+    """
+    named = named_datasets(derivatives)
+    calls = []
+    for name, path in named.items():
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): place for key, place in derivatives.items() if key.startswith(prefix)}
+        calls.append(_Call(name, path, own))
+    for key, place in derivatives.items():
+        dataset, dot, _ = key.partition(".")
+        if key in named or (dot and dataset in named):
+            continue
+        if dot and is_dataset_name(dataset):
+            raise UsageError(f"--derivatives {key}: no dataset is called {dataset}; there are {', '.join(named)}")
+        if len(calls) > 1 and key in (RAW, FMRIPREP):
+            raise UsageError(f"--derivatives {key}: of which of {', '.join(named)}? Write NAME.{key}=PATH")
+        for call in calls:
+            call.derivatives.setdefault(key, place)
+    return calls
+
+
+def open_datasets(
+    bids_dir: Path, derivatives: Mapping[str, Path], participants: Sequence[str] = (), database_dir: Path | None = None
+) -> tuple[Dataset, ...]:
+    """Open bids_dir, or in its place the datasets of ``-d NAME=PATH``, whose people are then called ``<NAME><label>``.
+
+    Parameters
+    ----------
+    bids_dir : Path
+    derivatives : mapping of str to Path
+        Of ``-d``. ``NAME.OTHER=PATH`` is a derivative of the dataset NAME, as ``nsd.conform-encode``.
+    participants : sequence of str
+        Labels, in a dataset or as in the output; empty is all.
+    database_dir : Path, optional
+        As of `open_dataset`.
+
+    Raises
+    ------
+    MissingInputError
+        When a label matches nobody; also as `open_dataset`.
+    UsageError
+        When two people would have one label, or a derivative belongs to no dataset.
+    """
+    calls = _calls(derivatives)
+    if not calls:
+        return (open_dataset(bids_dir, derivatives=derivatives, participants=participants, database_dir=database_dir),)
+    opened = [open_dataset(call.path, derivatives=call.derivatives, database_dir=database_dir, name=call.name) for call in calls]
+    _check_labels(opened)
+    asked = list(dict.fromkeys(str(label).removeprefix("sub-") for label in participants))
+    if asked:
+        _choose(opened, asked)
+    return tuple(dataset for dataset in opened if dataset.participants)
+
+
+def _check_labels(datasets: Iterable[Dataset]) -> None:
+    seen: dict[str, str] = {}
+    for dataset in datasets:
+        for participant in dataset.participants:
+            label, who = dataset.label_of(participant), f"sub-{participant} of {dataset.name}"
+            if label in seen:
+                raise UsageError(f"sub-{label} would be {seen[label]} and {who}; give a dataset another name by -d NAME=PATH")
+            seen[label] = who
+
+
+def _choose(datasets: Sequence[Dataset], asked: Sequence[str]) -> None:
+    """Leave the people who were asked for, by their label in the output or in their dataset."""
+    known = {label for dataset in datasets for own in dataset.participants for label in (own, dataset.label_of(own))}
+    absent = [label for label in asked if label not in known]
+    if absent:
+        there = [dataset.label_of(own) for dataset in datasets for own in dataset.participants]
+        raise MissingInputError(
+            f"no participant {shorten(absent)} in {', '.join(str(each.name) for each in datasets)}; there are {shorten(there)}"
+        )
+    for dataset in datasets:
+        dataset.participants = tuple(own for own in dataset.participants if own in asked or dataset.label_of(own) in asked)
+
+
+_DESCRIBED = {
+    "participant_id": {"Description": "Participant in this folder."},
+    "dataset": {"Description": "Dataset that the participant is of, as it was named."},
+    "original_id": {"Description": "Participant in that dataset."},
+}
+
+
+def write_participants(output_dir: Path, datasets: Sequence[Dataset]) -> None:
+    """Write or complete participants.tsv, which maps people of named datasets back; nothing where no dataset has a name.
+
+    It has a row for each folder of a participant, so that the order of jobs does not show.
+    """
+    people = {
+        f"sub-{dataset.label_of(own)}": (str(dataset.name), f"sub-{own}")
+        for dataset in datasets
+        if dataset.name
+        for own in dataset.participants
+    }
+    if not people:
+        return
+    path = output_dir / "participants.tsv"
+    with lock_file(output_dir):
+        if path.is_file():
+            table = read_tsv(path, required=tuple(_DESCRIBED), quoted=False).fillna("n/a")
+            people = {str(row[0]): (str(row[1]), str(row[2])) for row in table[list(_DESCRIBED)].itertuples(index=False)} | people
+        there = sorted((folder.name for folder in output_dir.glob("sub-*") if folder.is_dir()), key=natural_key)
+        rows = [(name, *people.get(name, ("n/a", "n/a"))) for name in there]
+        write_tsv(pd.DataFrame(rows, columns=list(_DESCRIBED)), path)
+        write_json(_DESCRIBED, path.with_suffix(".json"))
