@@ -1,4 +1,4 @@
-"""``conform-store``: create, append, verify, split and show; the group level of conform-align calls the same functions."""
+"""``conform-store``: create, append, verify, split, report and show; the group level of conform-align calls the same functions."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset-config", nargs="+", default=[], metavar="NAME=FILE", help="Descriptions of datasets (YAML), or NAME=nsd and the like."
     )
     _add_sameness(split)
+    report = commands.add_parser("report", help="Write the report of a store: one HTML page.")
+    report.add_argument("store", type=Path, help="Folder of the store.")
+    report.add_argument("--output", type=Path, metavar="FILE", help="The page (default: STORE_report.html, beside the store).")
+    report.add_argument("--store-version", metavar="V", help="Version to report on (default: the latest).")
+    report.add_argument(
+        "--stimuli",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="Folder of a dataset's stimuli, for the images of those that are the same.",
+    )
     show = commands.add_parser("show", help="Print what a store holds.")
     show.add_argument("store", type=Path, help="Folder of the store.")
     show.add_argument("--store-version", metavar="V", help="Version to show (default: the latest).")
@@ -156,8 +167,9 @@ def _create(given: argparse.Namespace) -> int:
         name=given.name,
         license=given.license,
     )
+    datasets = _inputs(given, given.source)
     release = write_release(
-        _inputs(given, given.source),
+        datasets,
         given.store,
         settings,
         split=given.split,
@@ -165,7 +177,7 @@ def _create(given: argparse.Namespace) -> int:
         parcellation=given.parcellation,
         overwrite=given.overwrite,
     )
-    return _tell(release)
+    return _tell(release, datasets)
 
 
 def _append(given: argparse.Namespace) -> int:
@@ -173,10 +185,11 @@ def _append(given: argparse.Namespace) -> int:
     from conform_bids.store.release import append_release
 
     source = read_manifest(given.store, latest_version(given.store))["settings"]["source"]
-    return _tell(append_release(given.store, _inputs(given, source), split=given.split, features=given.features))
+    datasets = _inputs(given, source)
+    return _tell(append_release(given.store, datasets, split=given.split, features=given.features), datasets)
 
 
-def _tell(release: Any) -> int:
+def _tell(release: Any, datasets: Sequence[Any]) -> int:
     diff = release.diff
     print(f"{release.path}: version {release.version}")
     print(f"added: {len(diff['participants_added'])} people, {diff['n_trials_added']} trials, {diff['n_stimuli_added']} stimuli")
@@ -184,6 +197,30 @@ def _tell(release: Any) -> int:
         print(f"{len(diff['stimuli_moved'])} stimuli that were there stand on another side of the split now (diff.json)")
     for note in release.notes:
         print(f"note: {note}")
+    try:
+        _write_report(release.path, None, {dataset.name: dataset.stimuli_dir for dataset in datasets}, None)
+    except OSError as error:  # the store itself is whole
+        print(f"conform-store: no report is written ({error}); conform-store report does it again", file=sys.stderr)
+    return 0
+
+
+def _write_report(store: Path, output: Path | None, stimuli: dict[str, Any], version: str | None) -> None:
+    from conform_bids.report.store_report import write_store_report
+
+    root = store.resolve()
+    path = output or root.with_name(f"{root.name}_report.html")
+    write_store_report(store, path, version=version, stimuli=stimuli, about={"conform-store": __version__})
+    print(f"report: {path}")
+
+
+def _report(given: argparse.Namespace) -> int:
+    folders = {}
+    for text in given.stimuli:
+        name, equals, folder = text.partition("=")
+        if not equals or not Path(folder).is_dir():
+            raise UsageError(f"--stimuli {text}: NAME=DIR, where DIR is a folder")
+        folders[name] = Path(folder)
+    _write_report(given.store, given.output, folders, given.store_version)
     return 0
 
 
@@ -246,7 +283,7 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "show": _show}
+_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "report": _report, "show": _show}
 
 
 if __name__ == "__main__":

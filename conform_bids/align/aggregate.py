@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from conform_bids.align.settings import AlignSettings
 from conform_bids.errors import UsageError
 from conform_bids.jobs import GroupInputs
+from conform_bids.report.store_report import write_store_report
 from conform_bids.store.inputs import clean_name, find_inputs
 from conform_bids.store.manifest import latest_version, read_manifest, versions
 from conform_bids.store.reading import Store
 from conform_bids.store.release import Release, append_release, write_release
 from conform_bids.store.settings import StoreSettings
-from conform_bids.store.split import write_split
+from conform_bids.store.split import find_stimuli_folder, write_split
 
 __all__ = ["aggregate", "find_datasets", "write_only_split"]
 
@@ -33,13 +35,13 @@ def find_datasets(inputs: GroupInputs) -> dict[str, Path]:
     return {name or "dataset": inputs.bids_dir}
 
 
-def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int) -> list[Path]:
-    """Write a store to ``output_dir/store``, or add to the one that is there the datasets that it lacks.
+def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int, about: Mapping[str, str]) -> list[Path]:
+    """Write a store to ``output_dir/store``, or add to the one that is there the datasets that it lacks; and its report.
 
     Returns
     -------
     list of Path
-        The folder of the store.
+        The folder of the store, and its page.
 
     Raises
     ------
@@ -61,7 +63,9 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
     if found:
         own = StoreSettings(source=settings.store_source, seed=seed)
         _tell(append_release(store, found) if known else write_release(found, store, own))
-    return [store]
+    folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
+    folders |= {dataset.name: dataset.stimuli_dir for dataset in found if dataset.stimuli_dir is not None}
+    return [store, write_store_report(store, output_dir / "group_store.html", stimuli=folders, about=about)]
 
 
 def _known(store: Path, settings: AlignSettings) -> list[str]:

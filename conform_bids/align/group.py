@@ -103,7 +103,7 @@ def run_group(
     for participant in participants:
         write_participant_report(participant, output_dir, settings, about, (), 0)
     written = write_group_report(output_dir, participants, settings, about) if participants else []
-    return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed) if settings.store else [])]
+    return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed, about) if settings.store else [])]
 
 
 @dataclass(frozen=True, eq=False)

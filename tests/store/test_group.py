@@ -42,6 +42,8 @@ def test_datasets_are_aggregated_without_alignment_and_added_later(world: Simple
     assert both.participants["participant_id"].tolist() == ["sub-One01", "sub-One02", "sub-Two01"]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert verify_store(tmp_path / "out" / "store").sound
+    page = (tmp_path / "out" / "group_store.html").read_text()
+    assert "A store of 3 people, version 1.1.0" in page and "One: a06.png, Two: b00.png are the same, test" in page
     again = align(world.root / "one", tmp_path / "out", "group", "-w", tmp_path / "work", "--store", "-d", one, two)
     assert again.status == 0, again.text
     assert Store(tmp_path / "out" / "store").version == both.version
