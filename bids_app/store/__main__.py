@@ -1,4 +1,4 @@
-"""``conform-store``: create, append, verify, split, report and show; the group level of conform-align calls the same functions."""
+"""``conform-store``: create, append, verify, split, features, report, show; the group level of conform-align calls the same functions."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset-config", nargs="+", default=[], metavar="NAME=FILE", help="Descriptions of datasets (YAML), or NAME=nsd and the like."
     )
     _add_sameness(split)
+    features = commands.add_parser("features", help="Compute features of the stimuli of datasets, for near-duplicates and models.")
+    features.add_argument("output", type=Path, help="Table to write: .h5, .npz or .parquet.")
+    _add_datasets(features, "A dataset with stimuli/, or the folder of stimuli itself.")
+    features.add_argument("--backbone", default="efficientnet-lite0", metavar="NAME", help="As of conform-encode (default: %(default)s).")
+    features.add_argument("--cache", type=Path, metavar="DIR", help="Folder of features that were computed before.")
+    features.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu).")
     report = commands.add_parser("report", help="Write the report of a store: one HTML page.")
     report.add_argument("store", type=Path, help="Folder of the store.")
     report.add_argument("--output", type=Path, metavar="FILE", help="The page (default: STORE_report.html, beside the store).")
@@ -213,6 +219,29 @@ def _write_report(store: Path, output: Path | None, stimuli: dict[str, Any], ver
     print(f"report: {path}")
 
 
+def _features(given: argparse.Namespace) -> int:
+    from conform_bids.errors import MissingInputError
+    from conform_bids.stimuli.backbones import compute_features
+    from conform_bids.stimuli.backbones_models import load_backbone
+    from conform_bids.stimuli.feature_files import write_features
+    from conform_bids.stimuli.features import FeatureTable
+    from conform_bids.store.split import find_stimuli_folder
+
+    files: dict[str, Path] = {}
+    for name, path in _named(given.datasets).items():
+        folder = find_stimuli_folder(path) or path
+        found = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if not found:
+            raise MissingInputError(f"{folder}: no stimuli")
+        files |= {f"{name}:{file.relative_to(folder).as_posix()}": file for file in found}
+    table = compute_features(load_backbone(given.backbone, given.device), files, cache=given.cache, faults="set-aside")
+    place = sorted({digest: row for row, digest in reversed(list(enumerate(table.sha256)))}.values())  # a content once
+    kept = FeatureTable(table.values[place], ["n/a"] * len(place), [table.sha256[row] for row in place], table.card)
+    write_features(kept, given.output)
+    print(f"{given.output}: {kept.n_features} features of {len(kept)} stimuli ({len(files)} files)")
+    return 0
+
+
 def _report(given: argparse.Namespace) -> int:
     folders = {}
     for text in given.stimuli:
@@ -283,7 +312,10 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "report": _report, "show": _show}
+_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "features": _features} | {
+    "report": _report,
+    "show": _show,
+}
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conform_bids.align.settings import AlignSettings
+from conform_bids.bids.parcellations import find_parcellation
 from conform_bids.errors import UsageError
 from conform_bids.jobs import GroupInputs
 from conform_bids.report.store_report import write_store_report
-from conform_bids.store.inputs import clean_name, find_inputs
+from conform_bids.store.catalogue import Sameness
+from conform_bids.store.inputs import DatasetInput, clean_name, find_inputs, one_space
 from conform_bids.store.manifest import latest_version, read_manifest, versions
 from conform_bids.store.reading import Store
 from conform_bids.store.release import Release, append_release, write_release
@@ -51,7 +53,7 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
         Naming the file, when an input cannot be used.
     """
     store, datasets = output_dir / "store", find_datasets(inputs)
-    known = _known(store, settings) if versions(store) else []
+    known = _known(store, settings) if versions(store) and not inputs.overwrite else []
     found = []
     for name, path in datasets.items():
         if name in known:
@@ -59,10 +61,24 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
             continue
         raw = inputs.derivatives.get("raw")
         place = inputs.derivatives.get(f"conform-{settings.store_source}", path) if len(datasets) == 1 else path
-        found.append(find_inputs(name, place, source=settings.store_source, participants=inputs.participants, raw=raw))
+        found.append(
+            find_inputs(
+                name,
+                place,
+                source=settings.store_source,
+                selection=inputs.selection,
+                participants=inputs.participants,
+                raw=raw,
+            )
+        )
     if found:
-        own = StoreSettings(source=settings.store_source, seed=seed)
-        _tell(append_release(store, found) if known else write_release(found, store, own))
+        marks, features = _split_file(settings), settings.store_features
+        if known:
+            _tell(append_release(store, found, split=marks, features=features))
+        else:
+            own = StoreSettings(source=settings.store_source, sameness=_sameness(settings), seed=seed)
+            parcels = _parcels(settings, found)
+            _tell(write_release(found, store, own, split=marks, features=features, parcellation=parcels, overwrite=inputs.overwrite))
     folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
     folders |= {dataset.name: dataset.stimuli_dir for dataset in found if dataset.stimuli_dir is not None}
     return [store, write_store_report(store, output_dir / "group_store.html", stimuli=folders, about=about)]
@@ -70,12 +86,46 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
 
 def _known(store: Path, settings: AlignSettings) -> list[str]:
     """Datasets of the store that is there."""
-    source = read_manifest(store, latest_version(store))["settings"]["source"]
+    kept = read_manifest(store, latest_version(store))["settings"]
+    source, threshold = kept["source"], kept["sameness"]["threshold"]
+    if settings.store_threshold not in (None, threshold):
+        raise UsageError(
+            f"{store}: a store of threshold {threshold}, and {settings.store_threshold} is asked for; --overwrite makes it anew"
+        )
     if source != settings.store_source:
         raise UsageError(
             f"{store}: a store of --store-source {source}, and {settings.store_source} is asked for; use another output folder"
         )
     return sorted(set(Store(store).participants["dataset"].astype(str)))
+
+
+def _parcels(settings: AlignSettings, found: Sequence[DatasetInput]) -> tuple[Path, ...]:
+    """Atlas of the noise ceilings, where ``--parcellation`` names one; else they are of structures or hemispheres."""
+    if settings.parcellation in ("auto", "whole", "clusters"):
+        return ()
+    labels = one_space(found)
+    return find_parcellation(settings.parcellation, labels["kind"], labels, "--parcellation")
+
+
+def _sameness(settings: AlignSettings) -> Sameness:
+    if settings.store_features is not None and settings.store_threshold is None:
+        raise UsageError("--store-features: near-duplicates need the cosine above which they count, too (--store-threshold)")
+    return Sameness(threshold=settings.store_threshold)
+
+
+def _split_file(settings: AlignSettings) -> Path | None:
+    """File of ``--split``.
+
+    Raises
+    ------
+    UsageError
+        When it is a column: a store takes what the column ``split`` of the trial tables says, and marks of a file.
+    """
+    if settings.split is None:
+        return None
+    if not Path(settings.split).is_file():
+        raise UsageError(f"--split {settings.split}: a store and its split take a file with columns stim_id and split, or no --split")
+    return Path(settings.split)
 
 
 def _tell(release: Release) -> None:
@@ -84,8 +134,10 @@ def _tell(release: Release) -> None:
         _LOGGER.warning("store: %s", note)
 
 
-def write_only_split(output_dir: Path, inputs: GroupInputs, seed: int) -> list[Path]:
+def write_only_split(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int) -> list[Path]:
     """Write ``split.tsv`` of the stimuli of all datasets; the files."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    result = write_split(find_datasets(inputs), output_dir, seed=seed)
+    result = write_split(
+        find_datasets(inputs), output_dir, _sameness(settings), seed=seed, split=_split_file(settings), features=settings.store_features
+    )
     return [Path(path) for path in result.files]

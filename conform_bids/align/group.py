@@ -88,7 +88,7 @@ def run_group(
         raise UsageError("--template: the level group makes a template; leave the option out, or run the level participant alone")
     output_dir = Path(output_dir)
     if settings.split_only:
-        return write_only_split(output_dir, inputs, resources.random_seed)
+        return write_only_split(output_dir, settings, inputs, resources.random_seed)
     if not participants and not settings.store:
         raise MissingInputError(f"{output_dir}: nobody is prepared; run the level participant first, or ask for --store")
     groups = find_prepared(output_dir, participants) if participants else []

@@ -1,8 +1,8 @@
-"""How near the responses of a derivative come to what was simulated."""
+"""How near the responses of a derivative come to what was simulated, and which stimuli a store found to be the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from conform_bids.bids.images import map_paths, read_maps, read_space
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.tables import read_tsv
 from conform_bids.numerics.scores import correlate_columns
-from conform_bids.simulate.truth import SPACES, Truth, read_truth, truth_path
+from conform_bids.simulate.truth import SPACES, TRUTH_FOLDER, Truth, read_truth, truth_path
+from conform_bids.store.reading import Store
 
-__all__ = ["ResponseScore", "score_responses"]
+__all__ = ["ResponseScore", "SameStimuliScore", "score_responses", "score_same_stimuli"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,72 @@ def _mask(dataset: Path, entities: dict[str, str]) -> Path:
     """The brain mask whose voxels the truth has."""
     pattern = f"derivatives/fmriprep/sub-{entities['sub']}/**/func/*_space-{entities['space']}_desc-brain_mask.nii.gz"
     return min(dataset.glob(pattern), key=lambda path: natural_key(path.name))
+
+
+@dataclass(frozen=True)
+class SameStimuliScore:
+    """Pairs of stimuli of one kind, and what a store says of them.
+
+    Attributes
+    ----------
+    name : str
+        Kind.
+    n_pairs : int
+        There are.
+    n_found : int
+        Of them, called the same by the store.
+    n_marked_differently : int
+        Of these, called test by one dataset, and train by the other or by the same under another name.
+    n_on_one_side : int
+        Of those found, on one side of the split.
+    """
+
+    name: str
+    n_pairs: int
+    n_found: int
+    n_marked_differently: int
+    n_on_one_side: int
+
+
+def score_same_stimuli(datasets: Mapping[str, str | Path], store: str | Path) -> list[SameStimuliScore]:
+    """Compare the stimuli that a store calls the same with those that were simulated as the same image, or as near copies.
+
+    Parameters
+    ----------
+    datasets : mapping of str to path
+        Simulated raw datasets of one population, by their names in the store.
+    store : path
+
+    Returns
+    -------
+    list of SameStimuliScore
+        Of the same images, of near copies, and of images that have nothing to do with each other.
+    """
+    table = Store(store).stimuli.set_index(["dataset", "stim_id"])
+    image: list[str] = []
+    origin: list[str] = []
+    rows = []
+    for name, root in datasets.items():
+        truth = read_tsv(Path(root) / TRUTH_FOLDER / "stimuli.tsv", required=("stim_id", "content", "near_copy_of"))
+        content = dict(zip(truth["stim_id"], truth["content"], strict=True))
+        for stim_id, original in zip(truth["stim_id"], truth["near_copy_of"], strict=True):
+            if (name, stim_id) in table.index:
+                image.append(content[stim_id])
+                origin.append(content[original if original is not None else stim_id])
+                rows.append(table.loc[(name, stim_id)])
+    first, second = np.triu_indices(len(rows), 1)
+    columns = {key: np.array([row[key] for row in rows], dtype=str) for key in ("content_id", "mark", "split")}
+    equal = {key: values[first] == values[second] for key, values in columns.items()}
+    images, origins = np.array(image), np.array(origin)
+    same, near = images[first] == images[second], origins[first] == origins[second]
+    kinds = {"the same image, under two names": same, "near copies": near & ~same, "others": ~near}
+    return [
+        SameStimuliScore(
+            name,
+            int(chosen.sum()),
+            int((chosen & equal["content_id"]).sum()),
+            int((chosen & equal["content_id"] & ~equal["mark"]).sum()),
+            int((chosen & equal["content_id"] & equal["split"]).sum()),
+        )
+        for name, chosen in kinds.items()
+    ]

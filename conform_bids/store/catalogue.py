@@ -16,6 +16,7 @@ from conform_bids.bids.splits import check_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.stimuli.duplicates import components, equal_pairs, members_of, near_pairs, perceptual_pairs
+from conform_bids.stimuli.feature_files import read_features as read_feature_table
 from conform_bids.stimuli.identity import MISSING, identify_file
 from conform_bids.stimuli.splitting import split_components
 
@@ -203,14 +204,17 @@ def place_stimuli(stimuli: pd.DataFrame, labels: npt.NDArray[np.intp], *, test_f
 def read_features(path: Path) -> pd.DataFrame:
     """A feature table: ``sha256`` or ``stim_id`` (and ``dataset``) as text, every other column a number.
 
-    TSV, parquet, or NPZ with one of these names and ``features`` (n, d).
+    TSV, parquet, NPZ with one of these names and ``features`` (n, d), or HDF5 (`conform_bids.stimuli.feature_files`).
 
     Raises
     ------
     MissingInputError, UnusableInputError
     """
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            features = read_feature_table(path)
+            table = pd.DataFrame(features.values).assign(sha256=list(features.sha256), stim_id=list(features.stim_ids))
+        elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 table = pd.DataFrame(archive["features"])
                 for name in ("sha256", "stim_id", "dataset"):

@@ -72,12 +72,25 @@ class ParticipantInput:
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """A dataset: its name, its participants, the folder of its stimuli where it is at hand, and the licence that it states."""
+    """A dataset.
+
+    Attributes
+    ----------
+    name : str
+    participants : tuple of ParticipantInput
+    stimuli_dir : Path or None
+        Folder of its stimuli, where it is at hand.
+    license : str or None
+        That it states.
+    left_out : tuple of str
+        Why others of its participants are not there.
+    """
 
     name: str
     participants: tuple[ParticipantInput, ...]
     stimuli_dir: Path | None = None
     license: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def find_inputs(
@@ -104,7 +117,7 @@ def find_inputs(
     desc : str, optional
         Which model; by default the app's own where there are several.
     participants : sequence of str
-        Labels to take; all by default.
+        Labels to take; by default all who have betas.
     raw : path, optional
         The raw dataset, for its ``stimuli/``; by default that which the derivative names.
     prefix : bool
@@ -122,9 +135,16 @@ def find_inputs(
     dataset = open_dataset(path, derivatives={"raw": raw} if raw is not None else None, participants=participants)
     chosen = choose_dataset(dataset, SOURCES[source])
     root = dataset.derivatives[chosen]
-    found = []
+    found: list[ParticipantInput] = []
+    missing: list[MissingInputError] = []
     for label in dataset.participants:
-        maps = _one_model(find_betas(dataset, chosen, label, selection or Selection()), source, desc, root)
+        try:
+            maps = _one_model(find_betas(dataset, chosen, label, selection or Selection()), source, desc, root)
+        except MissingInputError as error:
+            if participants:
+                raise
+            missing.append(error)
+            continue
         stimuli = root / "stimuli" / f"sub-{label}_stimuli.tsv"
         found.append(
             ParticipantInput(
@@ -134,8 +154,11 @@ def find_inputs(
                 stimuli=stimuli if stimuli.is_file() else None,
             )
         )
+    if missing and not found:
+        raise missing[0]
     folder = dataset.raw / "stimuli" if dataset.raw is not None else None
-    return DatasetInput(name, tuple(found), folder if folder is not None and folder.is_dir() else None, _license(dataset, root))
+    at_hand = folder if folder is not None and folder.is_dir() else None
+    return DatasetInput(name, tuple(found), at_hand, _license(dataset, root), tuple(f"{error}; left out" for error in missing))
 
 
 def clean_name(name: str) -> bool:
@@ -213,6 +236,7 @@ def read_fit_trials(fit: FitInput) -> pd.DataFrame:
     table = read_tsv(fit.trials, required=("stim_id",), quoted=False)
     if "trial" in table.columns:
         frame = read_trials(fit.trials)
+        frame["split"] = [check_split(fit.trials, line, value) for line, value in zip(table.index, frame["split"], strict=True)]
         frame["n_averaged"] = 1
     else:
         if "split" not in table.columns or "n_trials" not in table.columns:
