@@ -119,8 +119,9 @@ def _steps(output: Path, options: Sequence[str]) -> Iterator[tuple[str, list[str
 def _compared_with_truth(output: Path) -> Iterator[str]:
     """Pairs of stimuli by how they were simulated, and how many the store calls the same and put on one side."""
     from conform_bids.simulate.scores import score_same_stimuli
+    from conform_bids.store.reading import Store
 
-    found = score_same_stimuli({name: output / name for name in NAMES}, output / "conform-align" / "store")
+    found = score_same_stimuli({name: output / name for name in NAMES}, Store(output / "conform-align" / "store").stimuli)
     yield "\nPairs of stimuli, and what the store says of them:"
     yield f"  {'':<33}{'pairs':>7}   {'the same':>9}{'marked differently':>20}{'on one side':>13}"
     for kind in found:

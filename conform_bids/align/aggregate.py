@@ -76,7 +76,7 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
         if known:
             _tell(append_release(store, found, split=marks, features=features))
         else:
-            own = StoreSettings(source=settings.store_source, sameness=_sameness(settings), seed=seed)
+            own = StoreSettings(source=settings.store_source, sameness=Sameness(threshold=settings.store_threshold), seed=seed)
             parcels = _parcels(settings, found)
             _tell(write_release(found, store, own, split=marks, features=features, parcellation=parcels, overwrite=inputs.overwrite))
     folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
@@ -107,12 +107,6 @@ def _parcels(settings: AlignSettings, found: Sequence[DatasetInput]) -> tuple[Pa
     return find_parcellation(settings.parcellation, labels["kind"], labels, "--parcellation")
 
 
-def _sameness(settings: AlignSettings) -> Sameness:
-    if settings.store_features is not None and settings.store_threshold is None:
-        raise UsageError("--store-features: near-duplicates need the cosine above which they count, too (--store-threshold)")
-    return Sameness(threshold=settings.store_threshold)
-
-
 def _split_file(settings: AlignSettings) -> Path | None:
     """File of ``--split``.
 
@@ -138,6 +132,11 @@ def write_only_split(output_dir: Path, settings: AlignSettings, inputs: GroupInp
     """Write ``split.tsv`` of the stimuli of all datasets; the files."""
     output_dir.mkdir(parents=True, exist_ok=True)
     result = write_split(
-        find_datasets(inputs), output_dir, _sameness(settings), seed=seed, split=_split_file(settings), features=settings.store_features
+        find_datasets(inputs),
+        output_dir,
+        Sameness(threshold=settings.store_threshold),
+        seed=seed,
+        split=_split_file(settings),
+        features=settings.store_features,
     )
     return [Path(path) for path in result.files]

@@ -134,10 +134,10 @@ class AlignSettings:
         validate(self)
         if self.store_source != "glm" and not self.store:
             raise UsageError("--store-source has no effect without --store")
-        if self.store_threshold is not None and self.store_features is None:
-            raise UsageError("--store-threshold is of features: name them by --store-features")
         if self.store_features is not None and not (self.store or self.split_only):
             raise UsageError("--store-features has no effect without --store or --split-only")
+        if (self.store_threshold is None) != (self.store_features is None):
+            raise UsageError("--store-features and --store-threshold: both are needed, features and the cosine above which they count")
         if self.store and self.split_only:
             raise UsageError("--store and --split-only: name one; a store makes its split itself")
         for flag, label in (("--input-desc", self.input_desc), ("--template-name", self.template_name)):

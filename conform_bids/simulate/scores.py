@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from conform_bids.bids.images import map_paths, read_maps, read_space
@@ -14,7 +15,6 @@ from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.tables import read_tsv
 from conform_bids.numerics.scores import correlate_columns
 from conform_bids.simulate.truth import SPACES, TRUTH_FOLDER, Truth, read_truth, truth_path
-from conform_bids.store.reading import Store
 
 __all__ = ["ResponseScore", "SameStimuliScore", "score_responses", "score_same_stimuli"]
 
@@ -109,7 +109,7 @@ def _mask(dataset: Path, entities: dict[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class SameStimuliScore:
-    """Pairs of stimuli of one kind, and what a store says of them.
+    """Pairs of stimuli of one kind, and what is said of them.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class SameStimuliScore:
     n_pairs : int
         There are.
     n_found : int
-        Of them, called the same by the store.
+        Of them, called the same.
     n_marked_differently : int
         Of these, called test by one dataset, and train by the other or by the same under another name.
     n_on_one_side : int
@@ -132,21 +132,22 @@ class SameStimuliScore:
     n_on_one_side: int
 
 
-def score_same_stimuli(datasets: Mapping[str, str | Path], store: str | Path) -> list[SameStimuliScore]:
-    """Compare the stimuli that a store calls the same with those that were simulated as the same image, or as near copies.
+def score_same_stimuli(datasets: Mapping[str, str | Path], stimuli: pd.DataFrame) -> list[SameStimuliScore]:
+    """Compare the stimuli that a store or a split calls the same with those that were simulated as the same image, or as near copies.
 
     Parameters
     ----------
     datasets : mapping of str to path
-        Simulated raw datasets of one population, by their names in the store.
-    store : path
+        Simulated raw datasets of one population, by their names in the table.
+    stimuli : DataFrame
+        dataset, stim_id, content_id, mark, split: ``Store.stimuli``, or that of `conform_bids.store.split.write_split`.
 
     Returns
     -------
     list of SameStimuliScore
         Of the same images, of near copies, and of images that have nothing to do with each other.
     """
-    table = Store(store).stimuli.set_index(["dataset", "stim_id"])
+    table = stimuli.set_index(["dataset", "stim_id"])
     image: list[str] = []
     origin: list[str] = []
     rows = []

@@ -6,10 +6,18 @@ import contextlib
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis
 
+from bids_app.store.__main__ import main
+from conform_bids.stimuli import backbones_models
+from conform_bids.stimuli.feature_files import read_features, write_features
+from conform_bids.stimuli.features import FeatureCard, FeatureTable
 from conform_bids.store.reading import Store
 from conform_bids.store.verify import verify_store
 
@@ -63,11 +71,67 @@ def test_the_split_is_of_stimuli_alone(world: SimpleNamespace, tmp_path: Path) -
     assert not (tmp_path / "out" / "store").exists()
 
 
+def test_spaces_marks_and_features_can_be_chosen(world: SimpleNamespace, tmp_path: Path, make_dataset: object) -> None:
+    """The dataset has two spaces; s10 is test by the file; s20 and s21 are the same by their features."""
+    marks = {f"s{k}": "test" if k < 13 else "train" for k in range(11, 30)} | {"s10": "train"}
+    for kind in ("cifti", "gifti"):
+        make_dataset(tmp_path / "d", marks, participants=("01",), kind=kind)  # type: ignore[operator]
+    generator = np.random.default_rng(0)
+    names = sorted(marks)
+    features = generator.standard_normal((len(names), 32)).astype(np.float32)
+    features[names.index("s21")] = features[names.index("s20")]
+    table = FeatureTable(features, names, ["n/a"] * len(names), FeatureCard())
+    write_features(table, tmp_path / "f.h5")
+    (tmp_path / "split.tsv").write_text("stim_id\tsplit\ns10\ttest\ns20\ttest\n")
+    given = (tmp_path / "d", tmp_path / "out", "group", "-w", tmp_path / "work", "--store")
+    run = align(*given)
+    assert run.status == 1 and "choose one by --output-spaces" in run.text
+    same = ("--store-features", tmp_path / "f.h5", "--store-threshold", "0.9", "--split", tmp_path / "split.tsv")
+    run = align(*given, "--output-spaces", "fsaverage5", *same)
+    assert run.status == 0, run.text
+    store = Store(tmp_path / "out" / "store")
+    assert store.parcels == ("left", "right") and store.manifest["settings"]["sameness"]["threshold"] == 0.9
+    sides = store.stimuli.set_index("stim_id")
+    assert sides.loc["s20", "content_id"] == sides.loc["s21", "content_id"] and (sides.loc[["s10", "s20", "s21"], "split"] == "test").all()
+    # the same of the stimuli alone
+    run = align(tmp_path / "d", tmp_path / "only", "group", "-w", tmp_path / "work", "--split-only", *same)
+    assert run.status == 0, run.text
+    only = pd.read_csv(tmp_path / "only" / "split.tsv", sep="\t").set_index("stim_id")
+    assert only["split"].to_dict() == sides["split"].to_dict()
+    # other settings are refused, and --overwrite makes the store anew
+    run = align(*given, "--output-spaces", "fsaverage5", *same, "--store-threshold", "0.8")
+    assert run.status == 1 and "a store of threshold 0.9" in run.text
+    run = align(*given, "--output-spaces", "fsLR", "--overwrite")
+    assert run.status == 0, run.text
+    assert Store(tmp_path / "out" / "store").parcels == ("cortex_left", "cortex_right")
+    assert verify_store(tmp_path / "out" / "store").sound
+
+
+def test_noise_ceilings_by_an_atlas(world: SimpleNamespace, tmp_path: Path) -> None:
+    half = [BrainModelAxis.from_surface(np.arange(25), 60, f"CIFTI_STRUCTURE_CORTEX_{side}") for side in ("LEFT", "RIGHT")]
+    names = {0: ("???", (0, 0, 0, 0)), 1: ("V1", (1, 0, 0, 1)), 2: ("V2", (0, 1, 0, 1))}
+    axes = (LabelAxis(["parcels"], [names]), half[0] + half[1])
+    Cifti2Image((np.arange(50) % 3)[None].astype(np.float32), axes).to_filename(tmp_path / "atlas.dlabel.nii")
+    run = align(
+        *(world.root / "two", tmp_path / "out", "group", "-w", tmp_path / "work", "--store"),
+        "--parcellation",
+        tmp_path / "atlas.dlabel.nii",
+    )
+    assert run.status == 0, run.text
+    store = Store(tmp_path / "out" / "store")
+    assert store.parcels == ("V1", "V2") and set(store.noise_ceilings["parcel"]) == {"V1", "V2"}
+    assert store.load(parcels=["V2"])[0].shape[1] == 16 and ">V1</td>" in (tmp_path / "out" / "group_store.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "words"),
     [
         (("--store-source", "psn"), 2, "without --store"),
         (("--store", "--split-only"), 2, "name one"),
+        (("--store-features", "f.h5"), 2, "without --store or --split-only"),
+        (("--store", "--store-threshold", "0.9"), 2, "both are needed"),
+        (("--store", "--store-features", "f.h5"), 2, "both are needed"),
+        (("--store", "--split", "trial_type"), 1, "take a file"),
         (("--store", "--store-source", "psn"), 66, "conform-psn"),
         ((), 66, "nobody is prepared"),
     ],
@@ -78,3 +142,31 @@ def test_what_cannot_be_aggregated_is_refused(
     run = align(world.root / "one", tmp_path / "out", "group", "-w", tmp_path / "work", *flags)
     assert run.status in (status, 1), run.text
     assert words in run.text
+
+
+def test_features_of_the_stimuli_of_datasets(
+    world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each content once; features are an image of 4 by 4 pixels, by which a rescaled copy is found."""
+    monkeypatch.setattr(backbones_models, "load_backbone", lambda name, device: tiny_backbone())
+    one = f"One={world.root / 'one'}"
+    words = ["features", str(tmp_path / "f.h5"), one, f"Two={world.root / 'two' / 'stimuli'}"]
+    assert main(words) == 0
+    assert "48 features of 28 stimuli (32 files)" in capsys.readouterr().out
+    table = read_features(tmp_path / "f.h5")
+    assert len(set(table.sha256)) == len(table) == 28 and set(table.stim_ids) == {"n/a"}
+    given = ["--features", str(tmp_path / "f.h5"), "--threshold", "0.98", "--perceptual-distance", "-1"]
+    assert main(["split", str(tmp_path), one, *given]) == 0
+    split = pd.read_csv(tmp_path / "split.tsv", sep="\t").set_index("stim_id")
+    assert split.loc["a18.png", "content_id"] == split.loc["a01.png", "content_id"] and split["content_id"].nunique() == 18
+    assert main(["features", str(tmp_path / "f.h5"), f"None={tmp_path}/absent"]) == 66
+
+
+def tiny_backbone() -> backbones_models.Backbone:
+    """Colours of a small version of the image, about their mean."""
+
+    def prepare(image: Any) -> torch.Tensor:
+        values = np.asarray(image.convert("RGB").resize((4, 4)), dtype=np.float32)
+        return torch.from_numpy(values - values.mean())
+
+    return backbones_models.Backbone(FeatureCard("tiny", "pixels", {"size": 4}), prepare, lambda batch: batch.flatten(1))
