@@ -59,18 +59,7 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
         if name in known:
             _LOGGER.info("the store holds %s already", name)
             continue
-        raw = inputs.derivatives.get("raw")
-        place = inputs.derivatives.get(f"conform-{settings.store_source}", path) if len(datasets) == 1 else path
-        found.append(
-            find_inputs(
-                name,
-                place,
-                source=settings.store_source,
-                selection=inputs.selection,
-                participants=inputs.participants,
-                raw=raw,
-            )
-        )
+        found.append(_find_people(name, path, output_dir, settings, inputs, len(datasets) == 1))
     if found:
         marks, features = _split_file(settings), settings.store_features
         if known:
@@ -82,6 +71,36 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
     folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
     folders |= {dataset.name: dataset.stimuli_dir for dataset in found if dataset.stimuli_dir is not None}
     return [store, write_store_report(store, output_dir / "group_store.html", stimuli=folders, about=about)]
+
+
+def _find_people(name: str, path: Path, output_dir: Path, settings: AlignSettings, inputs: GroupInputs, is_alone: bool) -> DatasetInput:
+    """People of a dataset, with what is to be stored of them: aligned responses are those of this output folder, where it has any."""
+    source, raw = settings.store_source, inputs.derivatives.get("raw")
+    aligned = sorted({folder.name.removeprefix("sub-") for folder in _aligned_people(output_dir)}) if source == "align" else []
+    if aligned and f"conform-{source}" not in inputs.derivatives:
+        is_named = bool(inputs.derivatives.get(name))
+        names = list(find_datasets(inputs))
+        own = [label for label in aligned if not is_named or _owner(label, names) == name]
+        asked = set(inputs.participants)
+        chosen = [label for label in own if not asked or label in asked or label.removeprefix(name) in asked]
+        folder = find_stimuli_folder(path)
+        root = raw or (folder.parent if folder is not None else None)
+        if chosen:
+            return find_inputs(
+                name, output_dir, source=source, selection=inputs.selection, participants=chosen, raw=root, prefix=not is_named
+            )
+    place = inputs.derivatives.get(f"conform-{source}", path) if is_alone else path
+    return find_inputs(name, place, source=source, selection=inputs.selection, participants=inputs.participants, raw=raw)
+
+
+def _aligned_people(output_dir: Path) -> list[Path]:
+    """Folders of the people who have a map to a template."""
+    return [folder for folder in output_dir.glob("sub-*") if any(folder.rglob("*_mode-function_desc-*_xfm.h5"))]
+
+
+def _owner(label: str, names: Sequence[str]) -> str:
+    """Dataset whose name a label begins with; the longest, as names may begin alike."""
+    return max((name for name in names if label.startswith(name)), key=len, default="")
 
 
 def _known(store: Path, settings: AlignSettings) -> list[str]:

@@ -23,7 +23,11 @@ __all__ = ["SOURCES", "DatasetInput", "FitInput", "ParticipantInput", "find_inpu
 
 SOURCES = {"glm": "conform-glm", "psn": "conform-psn", "align": "conform-align"}
 """What betas are taken from, and the app that makes them."""
-PREFERRED = {"glm": ("conform", "fithrfdenoiserr", "fithrf"), "psn": ("psn",), "align": ()}
+PREFERRED = {
+    "glm": ("conform", "fithrfdenoiserr", "fithrf"),
+    "psn": ("psn",),
+    "align": ("stack", "psrm", "srm", "procrustes", "ridge", "none"),
+}
 NATIVE_SPACES = frozenset({NATIVE_SPACE, "T1w", "T2w", "fsnative", "individual", "orig"})
 
 
@@ -149,7 +153,7 @@ def find_inputs(
         found.append(
             ParticipantInput(
                 label=clean_label(name + label) if prefix else label,
-                original=label,
+                original=label if prefix else label.removeprefix(name),
                 fits=tuple(_fit(dataset, chosen, name, item) for item in maps),
                 stimuli=stimuli if stimuli.is_file() else None,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,9 @@ import torch
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis
 
 from bids_app.store.__main__ import main
+from conform_bids.align.aggregate import aggregate
+from conform_bids.align.settings import AlignSettings
+from conform_bids.jobs import GroupInputs
 from conform_bids.stimuli import backbones_models
 from conform_bids.stimuli.feature_files import read_features, write_features
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
@@ -170,3 +175,41 @@ def tiny_backbone() -> backbones_models.Backbone:
         return torch.from_numpy(values - values.mean())
 
     return backbones_models.Backbone(FeatureCard("tiny", "pixels", {"size": 4}), prepare, lambda batch: batch.flatten(1))
+
+
+def test_aligned_responses_of_the_output_folder(tmp_path: Path, make_dataset: object) -> None:
+    """People of two datasets, of which one name begins with the other's, as conform-align calls them."""
+    marks = {f"s{k:02d}": "test" if k < 4 else "train" for k in range(24)}
+    out = tmp_path / "out"
+    for name in ("One", "OneB"):
+        make_dataset(tmp_path / name, marks, participants=("01",), sessions=("01",), repeats=1)  # type: ignore[operator]
+        _as_aligned(tmp_path / name / "derivatives" / "conform-glm", out, name)
+    inputs = GroupInputs(tmp_path / "One", {name: tmp_path / name for name in ("One", "OneB")})
+    paths = aggregate(out, AlignSettings(store=True, store_source="align"), inputs, 0, {})
+    store = Store(out / "store", verify=True)
+    assert paths == [out / "store", out / "group_store.html"] and store.manifest["settings"]["source"] == "align"
+    people = store.participants.set_index("participant_id")
+    assert people["dataset"].to_dict() == {"sub-One01": "One", "sub-OneB01": "OneB"} and set(people["original_id"]) == {"sub-01"}
+    assert set(store.fits["desc"]) == {"stack"} and set(store.trials["n_averaged"]) == {3}
+    assert "brought to a common functional space" in paths[1].read_text()
+
+
+def _as_aligned(glm: Path, out: Path, name: str) -> None:
+    """What conform-align would have written of a dataset's one person."""
+    out.mkdir(exist_ok=True)
+    description = json.loads((glm / "dataset_description.json").read_text())
+    (out / "dataset_description.json").write_text(json.dumps({**description, "GeneratedBy": [{"Name": "conform-align"}]}))
+    for path in sorted(glm.rglob("sub-01_*")):
+        renamed = path.name.replace("sub-01", f"sub-{name}01").replace("_ses-01", "").replace("desc-conform", "desc-stack")
+        place = out / f"sub-{name}01" / "func" / renamed
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.endswith("_trials.tsv"):
+            table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+            table.assign(n_trials=3)[["condition", "stim_id", "n_trials", "split"]].to_csv(place, sep="\t", index=False)
+        else:
+            shutil.copy(path, place)
+            if "_stat-effect_" in path.name:  # what maps are made of lies beside them
+                shutil.copy(path, place.with_name(renamed.replace("desc-stack", "desc-prepared")))
+    table = next((out / f"sub-{name}01" / "func").glob("*desc-stack_trials.tsv"))
+    shutil.copy(table, table.with_name(table.name.replace("desc-stack", "desc-prepared")))
+    (out / f"sub-{name}01" / "func" / f"sub-{name}01_from-native_to-conform_mode-function_desc-stack_xfm.h5").touch()
