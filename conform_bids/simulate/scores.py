@@ -120,7 +120,7 @@ class SameStimuliScore:
     n_found : int
         Of them, called the same.
     n_marked_differently : int
-        Of these, called test by one dataset, and train by the other or by the same under another name.
+        Of these, simulated as test under one name and as train under the other.
     n_on_one_side : int
         Of those found, on one side of the split.
     """
@@ -140,7 +140,7 @@ def score_same_stimuli(datasets: Mapping[str, str | Path], stimuli: pd.DataFrame
     datasets : mapping of str to path
         Simulated raw datasets of one population, by their names in the table.
     stimuli : DataFrame
-        dataset, stim_id, content_id, mark, split: ``Store.stimuli``, or that of `conform_bids.store.split.write_split`.
+        dataset, stim_id, content_id, split: ``Store.stimuli``, or that of `conform_bids.store.split.write_split`.
 
     Returns
     -------
@@ -150,17 +150,20 @@ def score_same_stimuli(datasets: Mapping[str, str | Path], stimuli: pd.DataFrame
     table = stimuli.set_index(["dataset", "stim_id"])
     image: list[str] = []
     origin: list[str] = []
+    simulated: list[str] = []
     rows = []
     for name, root in datasets.items():
-        truth = read_tsv(Path(root) / TRUTH_FOLDER / "stimuli.tsv", required=("stim_id", "content", "near_copy_of"))
+        truth = read_tsv(Path(root) / TRUTH_FOLDER / "stimuli.tsv", required=("stim_id", "content", "near_copy_of", "split"))
         content = dict(zip(truth["stim_id"], truth["content"], strict=True))
-        for stim_id, original in zip(truth["stim_id"], truth["near_copy_of"], strict=True):
+        for stim_id, original, side in zip(truth["stim_id"], truth["near_copy_of"], truth["split"], strict=True):
             if (name, stim_id) in table.index:
+                simulated.append(str(side))
                 image.append(content[stim_id])
                 origin.append(content[original if original is not None else stim_id])
                 rows.append(table.loc[(name, stim_id)])
     first, second = np.triu_indices(len(rows), 1)
-    columns = {key: np.array([row[key] for row in rows], dtype=str) for key in ("content_id", "mark", "split")}
+    columns = {key: np.array([row[key] for row in rows], dtype=str) for key in ("content_id", "split")}
+    columns["simulated"] = np.array(simulated, dtype=str)
     equal = {key: values[first] == values[second] for key, values in columns.items()}
     images, origins = np.array(image), np.array(origin)
     same, near = images[first] == images[second], origins[first] == origins[second]
@@ -170,7 +173,7 @@ def score_same_stimuli(datasets: Mapping[str, str | Path], stimuli: pd.DataFrame
             name,
             int(chosen.sum()),
             int((chosen & equal["content_id"]).sum()),
-            int((chosen & equal["content_id"] & ~equal["mark"]).sum()),
+            int((chosen & equal["content_id"] & ~equal["simulated"]).sum()),
             int((chosen & equal["content_id"] & equal["split"]).sum()),
         )
         for name, chosen in kinds.items()

@@ -59,14 +59,17 @@ def test_scores_of_known_responses(kind: str, simulated_dataset: SimulatedDatase
 
 def test_scores_of_what_is_called_the_same(tmp_path: Path) -> None:
     """One and Two show an image under two names, and Two a near copy of it; b2 has nothing to do with it and is called the same."""
-    truths = {"One": ["a1 common n/a", "a2 own n/a"], "Two": ["b1 common n/a", "b2 other n/a", "b3 copy b1"]}
+    truths = {
+        "One": ["a1 common n/a test", "a2 own n/a train"],
+        "Two": ["b1 common n/a train", "b2 other n/a train", "b3 copy b1 train"],
+    }
     for name, lines in truths.items():
         folder = tmp_path / name / "sourcedata" / "truth"
         folder.mkdir(parents=True)
-        text = "\n".join(["stim_id content near_copy_of", *lines]).replace(" ", "\t")
+        text = "\n".join(["stim_id content near_copy_of split", *lines]).replace(" ", "\t")
         (folder / "stimuli.tsv").write_text(text + "\n")
-    rows = [("One", "a1", "x", "test"), ("One", "a2", "y", "train"), ("Two", "b1", "x", "train"), ("Two", "b2", "y", "train")]
-    found = pd.DataFrame([*rows, ("Two", "b3", "z", "train")], columns=["dataset", "stim_id", "content_id", "mark"])
+    rows = [("One", "a1", "x"), ("One", "a2", "y"), ("Two", "b1", "x"), ("Two", "b2", "y"), ("Two", "b3", "z")]
+    found = pd.DataFrame(rows, columns=["dataset", "stim_id", "content_id"])
     found["split"] = np.where(found["content_id"] == "x", "test", "train")
     datasets = {name: tmp_path / name for name in truths}
     same, near, others = score_same_stimuli(datasets, found)
