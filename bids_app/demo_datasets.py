@@ -24,6 +24,8 @@ NAMES = ("One", "Two")
 THRESHOLD = "0.97"
 """Cosine of the network's features that tells near copies of simulated images from others, whose cosines reach 0.95."""
 SPACE = "fsaverage5"
+SMALL_MODEL = ("--max-units", "1000", "--contexts", "10", "20", "--draws", "2")
+"""Of the population model: a minute's work, of people with some forty train stimuli."""
 
 
 def _settings(number: int) -> SimulationSettings:
@@ -112,7 +114,7 @@ def _steps(output: Path, options: Sequence[str]) -> Iterator[tuple[str, list[str
     words = [str(output / NAMES[0]), str(aligned), "participant", "group", "--store", "--output-spaces", SPACE, *every]
     yield "bids_app.align", words, "conform-align participant group --store"
     yield "bids_app.store", ["verify", str(aligned / "store")], "conform-store verify"
-    words = [str(aligned / "store"), str(output / "conform-encode"), "group", "--features", str(features), *more]
+    words = [str(aligned / "store"), str(output / "conform-encode"), "group", "--features", str(features), *SMALL_MODEL, *more]
     yield "bids_app.encode", words, "conform-encode group"
 
 
