@@ -2,7 +2,7 @@
 
 ``conform-demo OUT`` writes the dataset to ``OUT/dataset``, each app's output to ``OUT/derivatives/conform-<app>`` and
 what lies between to ``OUT/work``; called again it takes up what is there. ``conform-demo simulate OUT`` only simulates,
-into ``OUT`` itself.
+into ``OUT`` itself; ``conform-demo datasets OUT`` is another demonstration, of two datasets in one store.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from bids_app.app import LEVELS, App
+from bids_app.demo_datasets import main as show_datasets
+from bids_app.demo_steps import list_reports, run_step, simulate
 from conform_bids import __version__
 from conform_bids.errors import ConformError, UsageError
 from conform_bids.options import Option, from_mapping, options_of
@@ -107,7 +107,7 @@ def _parser(simulate_only: bool) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
             prog="conform-demo",
             description="Simulate a dataset, run every installed conform app on it, and say where the reports are. A second call takes "
-            "up what is there. `conform-demo simulate OUT` only simulates.",
+            "up what is there. `conform-demo simulate OUT` only simulates; `conform-demo datasets OUT` puts two datasets into one store.",
         )
         parser.add_argument(
             "output", metavar="OUT", type=Path, help="Folder for everything: OUT/dataset, OUT/derivatives/conform-<app>, OUT/work."
@@ -135,6 +135,8 @@ def _parser(simulate_only: bool) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0, or the exit code of the app that failed, 2 for a wrong call, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["datasets"]:
+        return show_datasets(words[1:])
     simulate_only = words[:1] == ["simulate"]
     given = vars(_parser(simulate_only).parse_args(words[1:] if simulate_only else words))
     output = Path(os.path.abspath(given.pop("output")))
@@ -143,10 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = from_mapping(SimulationSettings, given)
         if simulate_only:
-            _simulate(output, settings)
+            simulate(output, settings)
             return 0
         apps = _choose(find_apps(), asked)
-        _simulate(output / "dataset", settings)
+        simulate(output / "dataset", settings)
         return _run_apps(output, apps, app_options)
     except ConformError as error:
         print(f"conform-demo: {error}", file=sys.stderr)
@@ -166,40 +168,20 @@ def _choose(installed: Sequence[DemoApp], asked: Sequence[str]) -> list[DemoApp]
     return [app for app in installed if not asked or app.name in asked]
 
 
-def _simulate(folder: Path, settings: SimulationSettings) -> None:
-    from conform_bids.simulate.dataset import simulate_dataset
-
-    start = time.monotonic()
-    print(f"Dataset: {folder}", flush=True)
-    dataset = simulate_dataset(folder, settings)
-    how = f"simulated in {time.monotonic() - start:.0f} s" if dataset.made else "there already, with the same settings"
-    print(f"  {len(dataset.participants)} participants, {how}; the truth is in {dataset.truth}", flush=True)
-
-
 def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str]) -> int:
-    reports: list[Path] = []
     earlier: list[str] = []
-    for app in apps:
-        derivative = output / "derivatives" / f"conform-{app.name}"
+    folders = [output / "derivatives" / f"conform-{app.name}" for app in apps]
+    for app, derivative in zip(apps, folders, strict=True):
         inputs = ["--derivatives", *earlier] if earlier else []
         own = () if app.options[:1] and app.options[0] in app_options else app.options
         for level in app.levels:
-            command = [sys.executable, "-m", app.module, str(output / "dataset"), str(derivative), level]
-            command += ["--work-dir", str(output / "work"), *inputs, *own, *app_options]
-            print(f"\n$ {shlex.join(command)}", flush=True)
-            start = time.monotonic()
-            code = subprocess.run(command, env={**os.environ, "NO_ET": "1", "NIPYPE_NO_ET": "1"}, check=False).returncode
-            if code:
-                print(f"conform-demo: conform-{app.name} {level} failed with exit code {code}", file=sys.stderr)
-                return code if code > 0 else 128 - code  # killed by a signal: as a shell says it
-            print(f"conform-{app.name} {level}: {time.monotonic() - start:.0f} s", flush=True)
+            words = [str(output / "dataset"), str(derivative), level, "--work-dir", str(output / "work"), *inputs, *own, *app_options]
+            if code := run_step(app.module, words, f"conform-{app.name} {level}"):
+                return code
         earlier.append(f"conform-{app.name}={derivative}")
-        reports += sorted(derivative.glob("sub-*.html")) + sorted(derivative.glob("group_*.html"))
     for line in _compared_with_truth(output):
         print(line)
-    print("\nReports:")
-    for report in reports:
-        print(f"  {report}")
+    list_reports(folders)
     return 0
 
 

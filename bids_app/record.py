@@ -17,6 +17,7 @@ from bids_app.config import RunConfig, derivative_paths, write_toml
 from bids_app.failures import ParticipantFailure
 from bids_app.folders import SETTINGS_RECORD, app_work_dir, check_output, settings_record
 from bids_app.messages import failure_from
+from bids_app.plan import selection_of
 from bids_app.provenance import write_provenance
 from conform_bids.errors import MissingInputError
 from conform_bids.jobs import GroupInputs
@@ -171,11 +172,19 @@ def write_group(
     if app.group is None:
         return {}
     more = (resources, app_work_dir(config)) if app.group_fits else ()
-    named = (
-        {"inputs": GroupInputs(config.bids_dir, derivative_paths(config.bids), config.bids.participant_label)} if app.group_reads else {}
-    )
     try:
+        named = {"inputs": _group_inputs(app, config)} if app.group_reads else {}
         load(app.group)(config.output_dir, participants, config.settings, about, *more, **named)
     except Exception as error:
         return {"group": failure_from(app, "group", error, "the group level failed")}
     return {}
+
+
+def _group_inputs(app: App, config: RunConfig) -> GroupInputs:
+    return GroupInputs(
+        config.bids_dir,
+        derivative_paths(config.bids),
+        config.bids.participant_label,
+        selection=selection_of(app, config)[0],
+        overwrite=config.actions.overwrite,
+    )

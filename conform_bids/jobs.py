@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["GroupInputs", "Job", "ParticipantPlan", "Resources"]
 
@@ -52,11 +52,17 @@ class GroupInputs:
         Of ``-d NAME=PATH``.
     participants : tuple of str
         Labels that were asked for; empty for all.
+    selection : Selection or None
+        Spaces, tasks, sessions and the like that were asked for (`conform_bids.bids.selection.Selection`); None for all.
+    overwrite : bool
+        Whether what is there is to be made anew.
     """
 
     bids_dir: Path
     derivatives: Mapping[str, Path]
     participants: tuple[str, ...] = ()
+    selection: Any = None
+    overwrite: bool = False
 
 
 @runtime_checkable

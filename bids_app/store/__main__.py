@@ -1,4 +1,4 @@
-"""``conform-store``: create, append, verify, split and show; the group level of conform-align calls the same functions."""
+"""``conform-store``: create, append, verify, split, features, report, show; the group level of conform-align calls the same functions."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset-config", nargs="+", default=[], metavar="NAME=FILE", help="Descriptions of datasets (YAML), or NAME=nsd and the like."
     )
     _add_sameness(split)
+    features = commands.add_parser("features", help="Compute features of the stimuli of datasets, for near-duplicates and models.")
+    features.add_argument("output", type=Path, help="Table to write: .h5, .npz or .parquet.")
+    _add_datasets(features, "A dataset with stimuli/, or the folder of stimuli itself.")
+    features.add_argument("--backbone", default="efficientnet-lite0", metavar="NAME", help="As of conform-encode (default: %(default)s).")
+    features.add_argument("--cache", type=Path, metavar="DIR", help="Folder of features that were computed before.")
+    features.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu).")
+    report = commands.add_parser("report", help="Write the report of a store: one HTML page.")
+    report.add_argument("store", type=Path, help="Folder of the store.")
+    report.add_argument("--output", type=Path, metavar="FILE", help="The page (default: STORE_report.html, beside the store).")
+    report.add_argument("--store-version", metavar="V", help="Version to report on (default: the latest).")
+    report.add_argument(
+        "--stimuli",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="Folder of a dataset's stimuli, for the images of those that are the same.",
+    )
     show = commands.add_parser("show", help="Print what a store holds.")
     show.add_argument("store", type=Path, help="Folder of the store.")
     show.add_argument("--store-version", metavar="V", help="Version to show (default: the latest).")
@@ -156,8 +173,9 @@ def _create(given: argparse.Namespace) -> int:
         name=given.name,
         license=given.license,
     )
+    datasets = _inputs(given, given.source)
     release = write_release(
-        _inputs(given, given.source),
+        datasets,
         given.store,
         settings,
         split=given.split,
@@ -165,7 +183,7 @@ def _create(given: argparse.Namespace) -> int:
         parcellation=given.parcellation,
         overwrite=given.overwrite,
     )
-    return _tell(release)
+    return _tell(release, datasets)
 
 
 def _append(given: argparse.Namespace) -> int:
@@ -173,10 +191,11 @@ def _append(given: argparse.Namespace) -> int:
     from conform_bids.store.release import append_release
 
     source = read_manifest(given.store, latest_version(given.store))["settings"]["source"]
-    return _tell(append_release(given.store, _inputs(given, source), split=given.split, features=given.features))
+    datasets = _inputs(given, source)
+    return _tell(append_release(given.store, datasets, split=given.split, features=given.features), datasets)
 
 
-def _tell(release: Any) -> int:
+def _tell(release: Any, datasets: Sequence[Any]) -> int:
     diff = release.diff
     print(f"{release.path}: version {release.version}")
     print(f"added: {len(diff['participants_added'])} people, {diff['n_trials_added']} trials, {diff['n_stimuli_added']} stimuli")
@@ -184,6 +203,53 @@ def _tell(release: Any) -> int:
         print(f"{len(diff['stimuli_moved'])} stimuli that were there stand on another side of the split now (diff.json)")
     for note in release.notes:
         print(f"note: {note}")
+    try:
+        _write_report(release.path, None, {dataset.name: dataset.stimuli_dir for dataset in datasets}, None)
+    except OSError as error:  # the store itself is whole
+        print(f"conform-store: no report is written ({error}); conform-store report does it again", file=sys.stderr)
+    return 0
+
+
+def _write_report(store: Path, output: Path | None, stimuli: dict[str, Any], version: str | None) -> None:
+    from conform_bids.report.store_report import write_store_report
+
+    root = store.resolve()
+    path = output or root.with_name(f"{root.name}_report.html")
+    write_store_report(store, path, version=version, stimuli=stimuli, about={"conform-store": __version__})
+    print(f"report: {path}")
+
+
+def _features(given: argparse.Namespace) -> int:
+    from conform_bids.errors import MissingInputError
+    from conform_bids.stimuli.backbones import compute_features
+    from conform_bids.stimuli.backbones_models import load_backbone
+    from conform_bids.stimuli.feature_files import write_features
+    from conform_bids.stimuli.features import FeatureTable
+    from conform_bids.store.split import find_stimuli_folder
+
+    files: dict[str, Path] = {}
+    for name, path in _named(given.datasets).items():
+        folder = find_stimuli_folder(path) or path
+        found = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if not found:
+            raise MissingInputError(f"{folder}: no stimuli")
+        files |= {f"{name}:{file.relative_to(folder).as_posix()}": file for file in found}
+    table = compute_features(load_backbone(given.backbone, given.device), files, cache=given.cache, faults="set-aside")
+    place = sorted({digest: row for row, digest in reversed(list(enumerate(table.sha256)))}.values())  # a content once
+    kept = FeatureTable(table.values[place], ["n/a"] * len(place), [table.sha256[row] for row in place], table.card)
+    write_features(kept, given.output)
+    print(f"{given.output}: {kept.n_features} features of {len(kept)} stimuli ({len(files)} files)")
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    folders = {}
+    for text in given.stimuli:
+        name, equals, folder = text.partition("=")
+        if not equals or not Path(folder).is_dir():
+            raise UsageError(f"--stimuli {text}: NAME=DIR, where DIR is a folder")
+        folders[name] = Path(folder)
+    _write_report(given.store, given.output, folders, given.store_version)
     return 0
 
 
@@ -246,7 +312,10 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "show": _show}
+_COMMANDS = {"create": _create, "append": _append, "verify": _verify, "split": _split, "features": _features} | {
+    "report": _report,
+    "show": _show,
+}
 
 
 if __name__ == "__main__":

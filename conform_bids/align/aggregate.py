@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conform_bids.align.settings import AlignSettings
 from conform_bids.bids.collection import named_datasets
+from conform_bids.bids.parcellations import find_parcellation
 from conform_bids.errors import UsageError
 from conform_bids.jobs import GroupInputs
-from conform_bids.store.inputs import find_inputs
+from conform_bids.report.store_report import write_store_report
+from conform_bids.store.catalogue import Sameness
+from conform_bids.store.inputs import DatasetInput, find_inputs, one_space
 from conform_bids.store.manifest import latest_version, read_manifest, versions
 from conform_bids.store.reading import Store
 from conform_bids.store.release import Release, append_release, write_release
 from conform_bids.store.settings import StoreSettings
-from conform_bids.store.split import write_split
+from conform_bids.store.split import find_stimuli_folder, write_split
 
 __all__ = ["aggregate", "find_datasets", "write_only_split"]
 
@@ -34,13 +38,13 @@ def find_datasets(inputs: GroupInputs) -> dict[str, Path]:
     return {name or "dataset": inputs.bids_dir}
 
 
-def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int) -> list[Path]:
-    """Write a store to ``output_dir/store``, or add to the one that is there the datasets that it lacks.
+def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int, about: Mapping[str, str]) -> list[Path]:
+    """Write a store to ``output_dir/store``, or add to the one that is there the datasets that it lacks; and its report.
 
     Returns
     -------
     list of Path
-        The folder of the store.
+        The folder of the store, and its page.
 
     Raises
     ------
@@ -50,29 +54,92 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
         Naming the file, when an input cannot be used.
     """
     store, datasets = output_dir / "store", find_datasets(inputs)
-    known = _known(store, settings) if versions(store) else []
+    known = _known(store, settings) if versions(store) and not inputs.overwrite else []
     found = []
     for name, path in datasets.items():
         if name in known:
             _LOGGER.info("the store holds %s already", name)
             continue
-        raw = inputs.derivatives.get("raw")
-        place = inputs.derivatives.get(f"conform-{settings.store_source}", path) if len(datasets) == 1 else path
-        found.append(find_inputs(name, place, source=settings.store_source, participants=inputs.participants, raw=raw))
+        found.append(_find_people(name, path, output_dir, settings, inputs, len(datasets) == 1))
     if found:
-        own = StoreSettings(source=settings.store_source, seed=seed)
-        _tell(append_release(store, found) if known else write_release(found, store, own))
-    return [store]
+        marks, features = _split_file(settings), settings.store_features
+        if known:
+            _tell(append_release(store, found, split=marks, features=features))
+        else:
+            own = StoreSettings(source=settings.store_source, sameness=Sameness(threshold=settings.store_threshold), seed=seed)
+            parcels = _parcels(settings, found)
+            _tell(write_release(found, store, own, split=marks, features=features, parcellation=parcels, overwrite=inputs.overwrite))
+    folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
+    folders |= {dataset.name: dataset.stimuli_dir for dataset in found if dataset.stimuli_dir is not None}
+    return [store, write_store_report(store, output_dir / "group_store.html", stimuli=folders, about=about)]
+
+
+def _find_people(name: str, path: Path, output_dir: Path, settings: AlignSettings, inputs: GroupInputs, is_alone: bool) -> DatasetInput:
+    """People of a dataset, with what is to be stored of them: aligned responses are those of this output folder, where it has any."""
+    source, raw = settings.store_source, inputs.derivatives.get("raw")
+    aligned = sorted({folder.name.removeprefix("sub-") for folder in _aligned_people(output_dir)}) if source == "align" else []
+    if aligned and f"conform-{source}" not in inputs.derivatives:
+        is_named = bool(inputs.derivatives.get(name))
+        names = list(find_datasets(inputs))
+        own = [label for label in aligned if not is_named or _owner(label, names) == name]
+        asked = set(inputs.participants)
+        chosen = [label for label in own if not asked or label in asked or label.removeprefix(name) in asked]
+        folder = find_stimuli_folder(path)
+        root = raw or (folder.parent if folder is not None else None)
+        if chosen:
+            return find_inputs(
+                name, output_dir, source=source, selection=inputs.selection, participants=chosen, raw=root, prefix=not is_named
+            )
+    place = inputs.derivatives.get(f"conform-{source}", path) if is_alone else path
+    return find_inputs(name, place, source=source, selection=inputs.selection, participants=inputs.participants, raw=raw)
+
+
+def _aligned_people(output_dir: Path) -> list[Path]:
+    """Folders of the people who have a map to a template."""
+    return [folder for folder in output_dir.glob("sub-*") if any(folder.rglob("*_mode-function_desc-*_xfm.h5"))]
+
+
+def _owner(label: str, names: Sequence[str]) -> str:
+    """Dataset whose name a label begins with; the longest, as names may begin alike."""
+    return max((name for name in names if label.startswith(name)), key=len, default="")
 
 
 def _known(store: Path, settings: AlignSettings) -> list[str]:
     """Datasets of the store that is there."""
-    source = read_manifest(store, latest_version(store))["settings"]["source"]
+    kept = read_manifest(store, latest_version(store))["settings"]
+    source, threshold = kept["source"], kept["sameness"]["threshold"]
+    if settings.store_threshold not in (None, threshold):
+        raise UsageError(
+            f"{store}: a store of threshold {threshold}, and {settings.store_threshold} is asked for; --overwrite makes it anew"
+        )
     if source != settings.store_source:
         raise UsageError(
             f"{store}: a store of --store-source {source}, and {settings.store_source} is asked for; use another output folder"
         )
     return sorted(set(Store(store).participants["dataset"].astype(str)))
+
+
+def _parcels(settings: AlignSettings, found: Sequence[DatasetInput]) -> tuple[Path, ...]:
+    """Atlas of the noise ceilings, where ``--parcellation`` names one; else they are of structures or hemispheres."""
+    if settings.parcellation in ("auto", "whole", "clusters"):
+        return ()
+    labels = one_space(found)
+    return find_parcellation(settings.parcellation, labels["kind"], labels, "--parcellation")
+
+
+def _split_file(settings: AlignSettings) -> Path | None:
+    """File of ``--split``.
+
+    Raises
+    ------
+    UsageError
+        When it is a column: a store takes what the column ``split`` of the trial tables says, and marks of a file.
+    """
+    if settings.split is None:
+        return None
+    if not Path(settings.split).is_file():
+        raise UsageError(f"--split {settings.split}: a store and its split take a file with columns stim_id and split, or no --split")
+    return Path(settings.split)
 
 
 def _tell(release: Release) -> None:
@@ -81,8 +148,15 @@ def _tell(release: Release) -> None:
         _LOGGER.warning("store: %s", note)
 
 
-def write_only_split(output_dir: Path, inputs: GroupInputs, seed: int) -> list[Path]:
+def write_only_split(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int) -> list[Path]:
     """Write ``split.tsv`` of the stimuli of all datasets; the files."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    result = write_split(find_datasets(inputs), output_dir, seed=seed)
+    result = write_split(
+        find_datasets(inputs),
+        output_dir,
+        Sameness(threshold=settings.store_threshold),
+        seed=seed,
+        split=_split_file(settings),
+        features=settings.store_features,
+    )
     return [Path(path) for path in result.files]

@@ -91,7 +91,7 @@ def run_group(
         raise UsageError("--template: the level group makes a template; leave the option out, or run the level participant alone")
     output_dir = Path(output_dir)
     if settings.split_only:
-        return write_only_split(output_dir, inputs, resources.random_seed)
+        return write_only_split(output_dir, settings, inputs, resources.random_seed)
     if not participants and not settings.store:
         raise MissingInputError(f"{output_dir}: nobody is prepared; run the level participant first, or ask for --store")
     groups = find_prepared(output_dir, participants) if participants else []
@@ -108,7 +108,7 @@ def run_group(
     for participant in participants:
         write_participant_report(participant, output_dir, settings, about, (), 0)
     written = write_group_report(output_dir, participants, settings, about) if participants else []
-    return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed) if settings.store else [])]
+    return [*written, *(aggregate(output_dir, settings, inputs, resources.random_seed, about) if settings.store else [])]
 
 
 def _check_weights(people: Sequence[PreparedPerson], inputs: GroupInputs) -> None:

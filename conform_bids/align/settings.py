@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from conform_bids.errors import UsageError
 from conform_bids.options import option, options_of, validate
@@ -107,6 +108,21 @@ class AlignSettings:
     store_source: str = option(
         "glm", "Whose betas are stored: single trials, denoised responses, or aligned ones.", choices=("glm", "psn", "align"), group=_STORE
     )
+    store_features: Path | None = option(
+        None,
+        "With --store or --split-only: features of the stimuli (HDF5, npz, parquet or TSV), by which near-duplicates are found; "
+        "conform-store features makes such a table.",
+        metavar="FILE",
+        group=_STORE,
+    )
+    store_threshold: float | None = option(
+        None,
+        "Cosine of these features above which two stimuli count as the same; every backbone needs its own.",
+        minimum=-1,
+        maximum=1,
+        metavar="COSINE",
+        group=_STORE,
+    )
     split_only: bool = option(
         False,
         "At the level group: write split.tsv from the stimuli of all datasets alone, before any fit, and nothing else; conform-glm and "
@@ -118,6 +134,10 @@ class AlignSettings:
         validate(self)
         if self.store_source != "glm" and not self.store:
             raise UsageError("--store-source has no effect without --store")
+        if self.store_features is not None and not (self.store or self.split_only):
+            raise UsageError("--store-features has no effect without --store or --split-only")
+        if (self.store_threshold is None) != (self.store_features is None):
+            raise UsageError("--store-features and --store-threshold: both are needed, features and the cosine above which they count")
         if self.store and self.split_only:
             raise UsageError("--store and --split-only: name one; a store makes its split itself")
         for flag, label in (("--input-desc", self.input_desc), ("--template-name", self.template_name)):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["map_array", "require_room"]
+__all__ = ["map_array", "require_room", "reserve_room"]
 
 _MARGIN = 1 << 20
 
@@ -68,6 +68,26 @@ def require_room(path: Path, n_bytes: int, margin: int = _MARGIN) -> None:
     """
     if shutil.disk_usage(path.parent).free < n_bytes + margin:
         raise _full(path)
+
+
+def reserve_room(path: Path, n_bytes: int) -> None:
+    """Have the file system set room aside for a file that is there, where it can; what is not used of it is cut off by the caller.
+
+    HDF5 does not survive a disk that fills up while it writes (the process ends by a segmentation fault), so it has to know before.
+
+    Raises
+    ------
+    OSError
+        ENOSPC, naming the file.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise _full(path) from error
 
 
 def _full(path: Path) -> OSError:

@@ -1,21 +1,22 @@
-"""How near the responses of a derivative come to what was simulated."""
+"""How near the responses of a derivative come to what was simulated, and which stimuli a store found to be the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from conform_bids.bids.images import map_paths, read_maps, read_space
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.tables import read_tsv
 from conform_bids.numerics.scores import correlate_columns
-from conform_bids.simulate.truth import SPACES, Truth, read_truth, truth_path
+from conform_bids.simulate.truth import SPACES, TRUTH_FOLDER, Truth, read_truth, truth_path
 
-__all__ = ["ResponseScore", "score_responses"]
+__all__ = ["ResponseScore", "SameStimuliScore", "score_responses", "score_same_stimuli"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,76 @@ def _mask(dataset: Path, entities: dict[str, str]) -> Path:
     """The brain mask whose voxels the truth has."""
     pattern = f"derivatives/fmriprep/sub-{entities['sub']}/**/func/*_space-{entities['space']}_desc-brain_mask.nii.gz"
     return min(dataset.glob(pattern), key=lambda path: natural_key(path.name))
+
+
+@dataclass(frozen=True)
+class SameStimuliScore:
+    """Pairs of stimuli of one kind, and what is said of them.
+
+    Attributes
+    ----------
+    name : str
+        Kind.
+    n_pairs : int
+        There are.
+    n_found : int
+        Of them, called the same.
+    n_marked_differently : int
+        Of these, simulated as test under one name and as train under the other.
+    n_on_one_side : int
+        Of those found, on one side of the split.
+    """
+
+    name: str
+    n_pairs: int
+    n_found: int
+    n_marked_differently: int
+    n_on_one_side: int
+
+
+def score_same_stimuli(datasets: Mapping[str, str | Path], stimuli: pd.DataFrame) -> list[SameStimuliScore]:
+    """Compare the stimuli that a store or a split calls the same with those that were simulated as the same image, or as near copies.
+
+    Parameters
+    ----------
+    datasets : mapping of str to path
+        Simulated raw datasets of one population, by their names in the table.
+    stimuli : DataFrame
+        dataset, stim_id, content_id, split: ``Store.stimuli``, or that of `conform_bids.store.split.write_split`.
+
+    Returns
+    -------
+    list of SameStimuliScore
+        Of the same images, of near copies, and of images that have nothing to do with each other.
+    """
+    table = stimuli.set_index(["dataset", "stim_id"])
+    image: list[str] = []
+    origin: list[str] = []
+    simulated: list[str] = []
+    rows = []
+    for name, root in datasets.items():
+        truth = read_tsv(Path(root) / TRUTH_FOLDER / "stimuli.tsv", required=("stim_id", "content", "near_copy_of", "split"))
+        content = dict(zip(truth["stim_id"], truth["content"], strict=True))
+        for stim_id, original, side in zip(truth["stim_id"], truth["near_copy_of"], truth["split"], strict=True):
+            if (name, stim_id) in table.index:
+                simulated.append(str(side))
+                image.append(content[stim_id])
+                origin.append(content[original if original is not None else stim_id])
+                rows.append(table.loc[(name, stim_id)])
+    first, second = np.triu_indices(len(rows), 1)
+    columns = {key: np.array([row[key] for row in rows], dtype=str) for key in ("content_id", "split")}
+    columns["simulated"] = np.array(simulated, dtype=str)
+    equal = {key: values[first] == values[second] for key, values in columns.items()}
+    images, origins = np.array(image), np.array(origin)
+    same, near = images[first] == images[second], origins[first] == origins[second]
+    kinds = {"the same image, under two names": same, "near copies": near & ~same, "others": ~near}
+    return [
+        SameStimuliScore(
+            name,
+            int(chosen.sum()),
+            int((chosen & equal["content_id"]).sum()),
+            int((chosen & equal["content_id"] & ~equal["simulated"]).sum()),
+            int((chosen & equal["content_id"] & equal["split"]).sum()),
+        )
+        for name, chosen in kinds.items()
+    ]

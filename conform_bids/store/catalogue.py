@@ -16,6 +16,7 @@ from conform_bids.bids.splits import check_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import UnusableInputError, UsageError
 from conform_bids.stimuli.duplicates import components, equal_pairs, members_of, near_pairs, perceptual_pairs
+from conform_bids.stimuli.feature_files import read_features as read_feature_table
 from conform_bids.stimuli.identity import MISSING, identify_file
 from conform_bids.stimuli.splitting import split_components
 
@@ -24,6 +25,8 @@ __all__ = [
     "Sameness",
     "build_catalogue",
     "catalogue_components",
+    "catalogue_pairs",
+    "find_stimulus_file",
     "match_features",
     "place_stimuli",
     "read_features",
@@ -115,7 +118,7 @@ def build_catalogue(
     for key, trials in shown.groupby(["dataset", "stim_id"], sort=True):
         dataset, stim_id = (str(part) for part in key)
         name, digest = place.get((dataset, stim_id), (MISSING, MISSING))
-        identity = identify_file(_file_of(files.get(dataset), name, stim_id))
+        identity = identify_file(find_stimulus_file(files.get(dataset), name, stim_id))
         said = [*trials["split"], marks.get((dataset, stim_id), "n/a"), marks.get((None, stim_id), "n/a")]
         rows.append(
             {
@@ -136,8 +139,16 @@ def build_catalogue(
     return pd.DataFrame(rows, columns=list(STIMULUS_COLUMNS))
 
 
-def _file_of(folder: Path | None, name: str, stim_id: str) -> Path | None:
-    """A stimulus' file within the folder, by its own name or by stim_id; nothing outside of the folder."""
+def find_stimulus_file(folder: Path | None, name: str, stim_id: str) -> Path | None:
+    """A stimulus' file within the folder, by its own name or by stim_id; nothing outside of the folder.
+
+    Parameters
+    ----------
+    folder : Path or None
+        ``stimuli/`` of the dataset, where it is at hand.
+    name, stim_id : str
+        ``stim_file`` of the stimulus, or n/a; and what the dataset calls it.
+    """
     if folder is None:
         return None
     root = folder.resolve()
@@ -153,10 +164,8 @@ def _file_of(folder: Path | None, name: str, stim_id: str) -> Path | None:
     return None
 
 
-def catalogue_components(
-    stimuli: pd.DataFrame, sameness: Sameness, features: Float32Array | None = None
-) -> tuple[npt.NDArray[np.intp], dict[str, int]]:
-    """Component of each stimulus, and the number of pairs that each criterion found."""
+def catalogue_pairs(stimuli: pd.DataFrame, sameness: Sameness, features: Float32Array | None = None) -> dict[str, npt.NDArray[np.intp]]:
+    """Pairs of stimuli that are the same, or nearly, by each criterion: (pairs, 2) places in the catalogue."""
     pairs = {
         "name": equal_pairs([f"{dataset}\n{stim_id}" for dataset, stim_id in zip(stimuli["dataset"], stimuli["stim_id"], strict=True)]),
         "file": equal_pairs(list(stimuli["sha256"])),
@@ -166,6 +175,14 @@ def catalogue_components(
         pairs["perceptual"] = perceptual_pairs(list(stimuli["perceptual"]), sameness.perceptual_distance)
     if features is not None and sameness.threshold is not None:
         pairs["embedding"] = near_pairs(features, sameness.threshold)
+    return pairs
+
+
+def catalogue_components(
+    stimuli: pd.DataFrame, sameness: Sameness, features: Float32Array | None = None
+) -> tuple[npt.NDArray[np.intp], dict[str, int]]:
+    """Component of each stimulus, and the number of pairs that each criterion found."""
+    pairs = catalogue_pairs(stimuli, sameness, features)
     return components(len(stimuli), pairs.values()), {name: len(found) for name, found in pairs.items()}
 
 
@@ -187,14 +204,17 @@ def place_stimuli(stimuli: pd.DataFrame, labels: npt.NDArray[np.intp], *, test_f
 def read_features(path: Path) -> pd.DataFrame:
     """A feature table: ``sha256`` or ``stim_id`` (and ``dataset``) as text, every other column a number.
 
-    TSV, parquet, or NPZ with one of these names and ``features`` (n, d).
+    TSV, parquet, NPZ with one of these names and ``features`` (n, d), or HDF5 (`conform_bids.stimuli.feature_files`).
 
     Raises
     ------
     MissingInputError, UnusableInputError
     """
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() in (".h5", ".hdf5"):
+            features = read_feature_table(path)
+            table = pd.DataFrame(features.values).assign(sha256=list(features.sha256), stim_id=list(features.stim_ids))
+        elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 table = pd.DataFrame(archive["features"])
                 for name in ("sha256", "stim_id", "dataset"):

@@ -23,7 +23,11 @@ __all__ = ["SOURCES", "DatasetInput", "FitInput", "ParticipantInput", "find_inpu
 
 SOURCES = {"glm": "conform-glm", "psn": "conform-psn", "align": "conform-align"}
 """What betas are taken from, and the app that makes them."""
-PREFERRED = {"glm": ("conform", "fithrfdenoiserr", "fithrf"), "psn": ("psn",), "align": ()}
+PREFERRED = {
+    "glm": ("conform", "fithrfdenoiserr", "fithrf"),
+    "psn": ("psn",),
+    "align": ("stack", "psrm", "srm", "procrustes", "ridge", "none"),
+}
 NATIVE_SPACES = frozenset({NATIVE_SPACE, "T1w", "T2w", "fsnative", "individual", "orig"})
 
 
@@ -72,12 +76,25 @@ class ParticipantInput:
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """A dataset: its name, its participants, the folder of its stimuli where it is at hand, and the licence that it states."""
+    """A dataset.
+
+    Attributes
+    ----------
+    name : str
+    participants : tuple of ParticipantInput
+    stimuli_dir : Path or None
+        Folder of its stimuli, where it is at hand.
+    license : str or None
+        That it states.
+    left_out : tuple of str
+        Why others of its participants are not there.
+    """
 
     name: str
     participants: tuple[ParticipantInput, ...]
     stimuli_dir: Path | None = None
     license: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def find_inputs(
@@ -104,7 +121,7 @@ def find_inputs(
     desc : str, optional
         Which model; by default the app's own where there are several.
     participants : sequence of str
-        Labels to take; all by default.
+        Labels to take; by default all who have betas.
     raw : path, optional
         The raw dataset, for its ``stimuli/``; by default that which the derivative names.
     prefix : bool
@@ -122,20 +139,30 @@ def find_inputs(
     dataset = open_dataset(path, derivatives={"raw": raw} if raw is not None else None, participants=participants)
     chosen = choose_dataset(dataset, SOURCES[source])
     root = dataset.derivatives[chosen]
-    found = []
+    found: list[ParticipantInput] = []
+    missing: list[MissingInputError] = []
     for label in dataset.participants:
-        maps = _one_model(find_betas(dataset, chosen, label, selection or Selection()), source, desc, root)
+        try:
+            maps = _one_model(find_betas(dataset, chosen, label, selection or Selection()), source, desc, root)
+        except MissingInputError as error:
+            if participants:
+                raise
+            missing.append(error)
+            continue
         stimuli = root / "stimuli" / f"sub-{label}_stimuli.tsv"
         found.append(
             ParticipantInput(
                 label=clean_label(name + label) if prefix else label,
-                original=label,
+                original=label if prefix else label.removeprefix(name),
                 fits=tuple(_fit(dataset, chosen, name, item) for item in maps),
                 stimuli=stimuli if stimuli.is_file() else None,
             )
         )
+    if missing and not found:
+        raise missing[0]
     folder = dataset.raw / "stimuli" if dataset.raw is not None else None
-    return DatasetInput(name, tuple(found), folder if folder is not None and folder.is_dir() else None, _license(dataset, root))
+    at_hand = folder if folder is not None and folder.is_dir() else None
+    return DatasetInput(name, tuple(found), at_hand, _license(dataset, root), tuple(f"{error}; left out" for error in missing))
 
 
 def clean_name(name: str) -> bool:
@@ -213,6 +240,7 @@ def read_fit_trials(fit: FitInput) -> pd.DataFrame:
     table = read_tsv(fit.trials, required=("stim_id",), quoted=False)
     if "trial" in table.columns:
         frame = read_trials(fit.trials)
+        frame["split"] = [check_split(fit.trials, line, value) for line, value in zip(table.index, frame["split"], strict=True)]
         frame["n_averaged"] = 1
     else:
         if "split" not in table.columns or "n_trials" not in table.columns:

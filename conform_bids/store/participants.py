@@ -8,7 +8,9 @@ the row of ``/mean`` and ``/scale`` (groups, units), float32, by which ``betas *
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pandas as pd
 
 from conform_bids.bids.atomic import atomic_path
 from conform_bids.bids.images import iter_maps
+from conform_bids.bids.scratch import require_room, reserve_room
 from conform_bids.bids.spaces import Space, VolumeSpace
 from conform_bids.bids.volumes import read_mask
 from conform_bids.errors import UnusableInputError
@@ -32,6 +35,8 @@ BETAS_VERSION = 1
 CHUNK_TRIALS = 8
 MIN_TRIALS = 10
 """Train trials that a group needs for statistics of its own; with fewer, it takes those of all of the participant's."""
+_HEADERS = 1 << 16
+"""Bytes of HDF5's own in a file, at most."""
 _BLOCK_VALUES = 8_000_000
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 _SMALLEST_SPREAD = 1e-6
@@ -78,12 +83,13 @@ def write_participant(
     ------
     UnusableInputError
         Naming the file, when maps and trials do not fit, a grid differs, or no trial is for training.
+    OSError
+        ENOSPC, naming the file, when the disk has no room for it.
     """
-    import h5py
-
     n_units, group = space.n_units, trials["group"].to_numpy(dtype=np.intp)
     mean, scale, n_statistics, own = _statistics(person, space, trials)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    n_bytes = n_units * (2 * (len(trials) + CHUNK_TRIALS) + 8 * len(mean) + 12) + 4 * len(trials) + _HEADERS
+    with atomic_path(path) as temporary, _new_file(temporary, n_bytes) as file:
         for key, value in {"layout": "store-betas", "version": BETAS_VERSION, **attributes}.items():
             file.attrs[key] = value
         chunks = (min(CHUNK_TRIALS, len(trials)), n_units)
@@ -92,7 +98,7 @@ def write_participant(
             rows = slice(start, start + len(values))
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
                 z = (values - mean[group[rows], columns]) / scale[group[rows], columns]
-                z = np.clip(z, -_LARGEST_HALF, _LARGEST_HALF)
+                z = np.where(np.isfinite(values), np.clip(z, -_LARGEST_HALF, _LARGEST_HALF), np.nan)
             z[:, ~inside] = np.nan
             betas[rows, columns] = z.astype(np.float16)
         file.create_dataset("group", data=group.astype(np.int32), track_times=False)
@@ -102,6 +108,21 @@ def write_participant(
         for name, ratio in ncsnr.items():
             file.create_dataset(f"ncsnr/{name}", data=ratio.astype(np.float32), track_times=False)
     return WrittenParticipant(n_statistics, own, ncsnr)
+
+
+@contextmanager
+def _new_file(path: Path, n_bytes: int) -> Iterator[Any]:
+    """An HDF5 file to be written, whose room on the disk is set aside before."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_room(path, n_bytes)
+    with h5py.File(path, "w") as file:
+        reserve_room(path, n_bytes)
+        yield file
+        file.flush()
+        size = int(file.id.get_filesize())
+    os.truncate(path, size)
 
 
 def _parts(

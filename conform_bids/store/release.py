@@ -101,13 +101,19 @@ def write_release(
     """
     root = Path(store)
     settings = settings or StoreSettings()
+    _check_free(root, overwrite)
+    with lock_file(root):
+        _check_free(root, overwrite)  # another process may have been faster
+        return _add(root, datasets, settings, None, split, features, parcellation)
+
+
+def _check_free(root: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a store, or something else."""
     if root.is_dir() and any(root.iterdir()):
         if versions(root) and not overwrite:
             raise UsageError(f"{root}: there is a store already; add to it by conform-store append, or replace it by --overwrite")
         if not versions(root) and not {path.name for path in root.iterdir()} <= _OURS:
             raise UsageError(f"{root}: holds something else than a store")
-    with lock_file(root):
-        return _add(root, datasets, settings, None, split, features, parcellation)
 
 
 _UNKNOWN_TO_BIDS = ("betas", "versions", "features", "space.npz", "parcels.npz")
@@ -133,9 +139,10 @@ def append_release(
         As `write_release`; and when the grid is not that of the store, or a dataset is in it already.
     """
     root = Path(store)
-    previous = latest_version(root)
-    settings = StoreSettings.from_mapping(read_manifest(root, previous)["settings"])
+    latest_version(root)  # before a lock is put where no store is
     with lock_file(root):
+        previous = latest_version(root)  # others may have added to it while this process waited
+        settings = StoreSettings.from_mapping(read_manifest(root, previous)["settings"])
         return _add(root, datasets, settings, previous, split, features, ())
 
 
@@ -193,7 +200,8 @@ def _add(
     }
     diff = _diff(previous, version, datasets, draft, tables, former)
     _write_version(root, version, previous, tables, diff, hashed, settings, datasets, {**labels, **facts, "n_units": space.n_units})
-    return Release(root, version, diff, draft.duplicates, _notes(draft, tables))
+    left_out = tuple(note for dataset in datasets for note in dataset.left_out)
+    return Release(root, version, diff, draft.duplicates, (*left_out, *_notes(draft, tables)))
 
 
 def _remove_unlisted(root: Path, previous: str | None) -> None:

@@ -27,7 +27,7 @@ from conform_bids.store.conventions import dataset_trials
 from conform_bids.store.dataset_config import DatasetConfig
 from conform_bids.store.inputs import clean_name
 
-__all__ = ["SplitResult", "shown_stimuli", "write_split"]
+__all__ = ["SplitResult", "find_stimuli_folder", "shown_stimuli", "write_split"]
 
 SPLIT_COLUMNS = ["stim_id", "split", "dataset", "content_id"]
 
@@ -100,8 +100,7 @@ def write_split(
         config = (configs or {}).get(name)
         shown = shown_stimuli(Path(path), condition_column) if config is None else dataset_trials(config, path).assign(stim_file="n/a")
         frames.append(shown.assign(dataset=name))
-        root = Path(path).resolve()
-        folders[name] = next((place / "stimuli" for place in (root, root.parent.parent) if _has_stimuli(place)), None)
+        folders[name] = find_stimuli_folder(path)
     shown = pd.concat(frames, ignore_index=True)
     marks = {} if split is None else read_marks(split)
     known = shown[["dataset", "stim_id", "stim_file"]].assign(sha256="n/a")
@@ -118,6 +117,12 @@ def write_split(
         write_tsv(rows, root / file)
         files.append(root / file)
     return SplitResult(tuple(files), stimuli, duplicates)
+
+
+def find_stimuli_folder(path: str | Path) -> Path | None:
+    """Folder ``stimuli/`` of a raw dataset, given itself or a derivative in its ``derivatives/``; None where there is none."""
+    root = Path(path).resolve()
+    return next((place / "stimuli" for place in (root, root.parent.parent) if _has_stimuli(place)), None)
 
 
 def _has_stimuli(root: Path) -> bool:

@@ -11,12 +11,12 @@ import pandas as pd
 
 from conform_bids.errors import ConformError
 from conform_bids.stimuli.splitting import HELD_OUT, find_leaks
-from conform_bids.store.catalogue import catalogue_components, match_features, read_features
+from conform_bids.store.catalogue import Float32Array, catalogue_components, match_features, read_features
 from conform_bids.store.manifest import MANIFEST, check_files, file_sha256, latest_version, read_manifest, version_folder
 from conform_bids.store.settings import StoreSettings
 from conform_bids.store.tables import TABLES, read_table
 
-__all__ = ["Verification", "verify_store"]
+__all__ = ["Verification", "kept_features", "stimulus_leaks", "verify_store"]
 
 SAMPLED_UNITS = 32
 TOLERANCE = 0.01
@@ -85,7 +85,7 @@ def verify_store(store: str | Path, version: str | None = None, *, manifest_sha2
     marked: list[str] = []
     try:
         tables = {name: read_table(name, version_folder(root, version)) for name in TABLES}
-        leaks += _stimulus_leaks(root, manifest, tables["stimuli"])
+        leaks += stimulus_leaks(root, manifest, tables["stimuli"])
         leaks += _trial_leaks(tables)
         faults += _disagreements(tables)
         for row in tables["participants"].to_dict("records"):
@@ -98,13 +98,28 @@ def verify_store(store: str | Path, version: str | None = None, *, manifest_sha2
     return Verification(version, digest, tuple(tampered), tuple(leaks), tuple(faults), tuple(marked))
 
 
-def _stimulus_leaks(root: Path, manifest: dict[str, Any], stimuli: pd.DataFrame) -> list[str]:
+def kept_features(root: Path, manifest: dict[str, Any], stimuli: pd.DataFrame) -> Float32Array | None:
+    """Features that a store keeps of its stimuli; None where it does not compare any."""
+    if StoreSettings.from_mapping(manifest["settings"]).sameness.threshold is None:
+        return None
+    names = [name for name in manifest["files"] if name.startswith("features/")]
+    return match_features(stimuli, pd.concat([read_features(root / name) for name in names], ignore_index=True))
+
+
+def stimulus_leaks(root: Path, manifest: dict[str, Any], stimuli: pd.DataFrame) -> list[str]:
+    """Stimuli that stand on the wrong side of the split, a line each: components are found anew from hashes and features.
+
+    Parameters
+    ----------
+    root : Path
+        The store.
+    manifest : dict
+        Of the version.
+    stimuli : DataFrame
+        Its table of stimuli.
+    """
     settings = StoreSettings.from_mapping(manifest["settings"])
-    features = None
-    if settings.sameness.threshold is not None:
-        names = [name for name in manifest["files"] if name.startswith("features/")]
-        features = match_features(stimuli, pd.concat([read_features(root / name) for name in names], ignore_index=True))
-    labels, _ = catalogue_components(stimuli, settings.sameness, features)
+    labels, _ = catalogue_components(stimuli, settings.sameness, kept_features(root, manifest, stimuli))
     split = stimuli["split"].tolist()
 
     def told(place: int) -> str:

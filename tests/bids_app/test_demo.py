@@ -159,3 +159,59 @@ def test_an_app_that_is_not_installed_is_named_before_anything_is_written(
     assert "dream" in error
     assert "toy" in error
     assert not (tmp_path / "out").exists()
+
+
+def _calls(monkeypatch: pytest.MonkeyPatch, fail: str | None = None) -> list[tuple[str, list[str]]]:
+    """Steps of the demonstration of two datasets, which are only noted down; one may fail."""
+    from bids_app import demo_datasets
+
+    calls: list[tuple[str, list[str]]] = []
+
+    def note(module: str, words: list[str], title: str) -> int:
+        calls.append((module, words))
+        return 65 if fail is not None and fail in title else 0
+
+    monkeypatch.setattr(demo_datasets, "simulate", lambda folder, settings: calls.append(("simulate", [folder.name, str(settings.seed)])))
+    monkeypatch.setattr(demo_datasets, "run_step", note)
+    monkeypatch.setattr(demo_datasets, "_compared_with_truth", lambda output: ["table"])
+    return calls
+
+
+def test_the_steps_of_two_datasets_go_from_the_split_to_the_store_and_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = _calls(monkeypatch)
+    assert main(["datasets", str(tmp_path), "--app-options", " --nprocs 2"]) == 0
+    assert [module.removeprefix("bids_app.") for module, _ in calls] == [
+        *("simulate", "simulate", "store", "align", "glm", "psn", "glm", "psn", "align", "store", "encode"),
+    ]
+    assert [words for module, words in calls if module == "simulate"] == [["One", "0"], ["Two", "1"]]
+    texts = [" ".join(words) for _, words in calls]
+    assert "--split-only" in texts[3] and f"--split {tmp_path / 'split' / 'split_Two.tsv'}" in texts[6]
+    assert "participant group --store" in texts[8] and f"One={tmp_path / 'One'} Two={tmp_path / 'Two'}" in texts[8]
+    assert texts[9] == f"verify {tmp_path / 'conform-align' / 'store'}" and texts[10].startswith(f"{tmp_path / 'conform-align' / 'store'} ")
+    assert all("--nprocs 2" in text for (module, _), text in zip(calls, texts, strict=True) if module.split(".")[-1] in ("glm", "align"))
+    printed = capsys.readouterr().out
+    assert printed.index("table") < printed.index("Reports:")
+
+
+def test_a_step_that_fails_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _calls(monkeypatch, fail="conform-psn of One")
+    assert main(["datasets", str(tmp_path)]) == 65
+    assert calls[-1][0] == "bids_app.psn"
+
+
+def test_the_steps_are_what_the_apps_understand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    from bids_app.cli import parse
+    from bids_app.store.__main__ import _parser
+
+    calls = _calls(monkeypatch)
+    assert main(["datasets", str(tmp_path)]) == 0
+    for module, words in calls[2:]:
+        if module == "bids_app.store":
+            assert _parser().parse_args(words).command in ("features", "verify")
+        else:
+            app = import_module(f"{module}.__main__").APP
+            assert parse(app, words).output_dir.is_relative_to(tmp_path)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conform_bids.bids.images import map_paths, read_space, write_maps
 from conform_bids.simulate.dataset import SimulatedDataset
-from conform_bids.simulate.scores import score_responses
+from conform_bids.simulate.scores import score_responses, score_same_stimuli
 from conform_bids.simulate.truth import read_truth
 
 ENTITIES = {"nifti": {"space": "T1w"}, "gifti": {"space": "fsaverage5"}}
@@ -54,3 +55,25 @@ def test_scores_of_known_responses(kind: str, simulated_dataset: SimulatedDatase
     assert noisy.error == pytest.approx(0.5, rel=0.1)
     assert score_responses(dataset, tmp_path, ("psncrossfit",)) == []
     assert score_responses(dataset, tmp_path / "sub-01") == []
+
+
+def test_scores_of_what_is_called_the_same(tmp_path: Path) -> None:
+    """One and Two show an image under two names, and Two a near copy of it; b2 has nothing to do with it and is called the same."""
+    truths = {
+        "One": ["a1 common n/a test", "a2 own n/a train"],
+        "Two": ["b1 common n/a train", "b2 other n/a train", "b3 copy b1 train"],
+    }
+    for name, lines in truths.items():
+        folder = tmp_path / name / "sourcedata" / "truth"
+        folder.mkdir(parents=True)
+        text = "\n".join(["stim_id content near_copy_of split", *lines]).replace(" ", "\t")
+        (folder / "stimuli.tsv").write_text(text + "\n")
+    rows = [("One", "a1", "x"), ("One", "a2", "y"), ("Two", "b1", "x"), ("Two", "b2", "y"), ("Two", "b3", "z")]
+    found = pd.DataFrame(rows, columns=["dataset", "stim_id", "content_id"])
+    found["split"] = np.where(found["content_id"] == "x", "test", "train")
+    datasets = {name: tmp_path / name for name in truths}
+    same, near, others = score_same_stimuli(datasets, found)
+    assert (same.n_pairs, same.n_found, same.n_marked_differently, same.n_on_one_side) == (1, 1, 1, 1)
+    assert (near.n_pairs, near.n_found) == (2, 0)
+    assert (others.n_pairs, others.n_found, others.n_marked_differently, others.n_on_one_side) == (7, 1, 0, 1)
+    assert score_same_stimuli(datasets, found.iloc[:2])[0].n_pairs == 0, "what is not in the table does not count"

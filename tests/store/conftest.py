@@ -153,3 +153,9 @@ def make_second() -> object:
 def make_dataset() -> object:
     """Writer of a dataset without images."""
     return write_dataset
+
+
+@pytest.fixture(scope="session")
+def make_one() -> object:
+    """The same, for fixtures that many tests share."""
+    return write_dataset

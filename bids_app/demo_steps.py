@@ -1,0 +1,60 @@
+"""What every demonstration does: simulate a dataset, run a command and time it, list reports."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from conform_bids.simulate.settings import SimulationSettings
+
+__all__ = ["list_reports", "run_step", "simulate"]
+
+
+def simulate(folder: Path, settings: SimulationSettings) -> None:
+    """Simulate a dataset, unless it is there with the same settings."""
+    from conform_bids.simulate.dataset import simulate_dataset
+
+    start = time.monotonic()
+    print(f"Dataset: {folder}", flush=True)
+    dataset = simulate_dataset(folder, settings)
+    how = f"simulated in {time.monotonic() - start:.0f} s" if dataset.made else "there already, with the same settings"
+    print(f"  {len(dataset.participants)} participants, {how}; the truth is in {dataset.truth}", flush=True)
+
+
+def run_step(module: str, arguments: Sequence[str], title: str) -> int:
+    """Run ``python -m module`` and say what it took.
+
+    Parameters
+    ----------
+    module : str
+    arguments : sequence of str
+    title : str
+        What it is called in what is printed.
+
+    Returns
+    -------
+    int
+        The exit code, as a shell says it where it was killed by a signal.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    start = time.monotonic()
+    code = subprocess.run(command, env={**os.environ, "NO_ET": "1", "NIPYPE_NO_ET": "1"}, check=False).returncode
+    if code:
+        print(f"conform-demo: {title} failed with exit code {code}", file=sys.stderr)
+        return code if code > 0 else 128 - code
+    print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
+    return 0
+
+
+def list_reports(folders: Iterable[Path]) -> None:
+    """Print the pages that lie in these folders."""
+    print("\nReports:")
+    for folder in folders:
+        for report in (*sorted(folder.glob("sub-*.html")), *sorted(folder.glob("group_*.html"))):
+            print(f"  {report}")
