@@ -50,6 +50,9 @@ class App:
         Whether the level group computes: it is then given the `Resources` of the run and its work folder, too.
     group_reads : bool
         Whether the level group reads datasets: it is then given the `GroupInputs` of the run, too, as ``inputs``.
+    group_helper : str, optional
+        ``group_helper(settings, resources, inputs)``: what every process but the first does at the level group, where several share it
+        (torchrun); it writes nothing. Without it the app cannot be started that way.
     group_outputs : tuple of str
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
@@ -69,6 +72,7 @@ class App:
     group: str | None = None
     group_fits: bool = False
     group_reads: bool = False
+    group_helper: str | None = None
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)
