@@ -43,12 +43,12 @@ class LiveLosses:
         """Take note of a step."""
         step, every = len(losses), max(1, recipe.steps // ROWS)
         if self.started is None:
-            self.started = time.monotonic(), step - 1
+            self.started = time.monotonic(), step
         if step % every == 0 or step == recipe.steps:
             self._write(losses, recipe, every)
-        if time.monotonic() - self.said > SECONDS:
+        begun, first = self.started
+        if time.monotonic() - self.said > SECONDS and step > first:
             self.said = time.monotonic()
-            begun, first = self.started
             left = (self.said - begun) / (step - first) * (recipe.steps - step)
             recent = float(np.mean(losses[-max(1, recipe.steps // 50) :]))
             whom = "everybody" if self.name == "n/a" else f"all but {self.name}"
