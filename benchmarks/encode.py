@@ -2,8 +2,9 @@
 
 ``python benchmarks/encode.py [--worlds in out retinotopic combinations] [--features 64 128] [--seeds 0 1 2] [--engines ...]`` prints, for
 each number of stimuli in a context, the mean correlation over units of predictions with the noiseless responses of new people, and in
-brackets its ratio to Bayes for each unit by itself; and the CPU seconds of training. ``--guard`` prints how often the guard keeps a right
-prior and accepts a wrong one. ``--samples`` asks how many stimuli ridge needs for what a population model reaches with 100.
+brackets its ratio to Bayes for each unit by itself; and the CPU seconds of training, and of networks whether the loss still falls.
+``--guard KIND KIND`` prints how often the guard keeps a right prior and accepts a wrong one. ``--samples`` asks how many stimuli ridge
+needs for what a population model reaches with 100.
 
 Bayes is exact in the world ``in`` and approximated by samples elsewhere (``--manifold-samples``). An engine is a line of `ENGINES`: a
 function of the training people and the seed.
@@ -20,6 +21,7 @@ import numpy as np
 
 from conform_bids.encode.numerics.baselines import ridge
 from conform_bids.encode.numerics.guard import Decision, decide
+from conform_bids.encode.numerics.incontext import InContextModel
 from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
@@ -40,6 +42,7 @@ ENGINES: dict[str, Trainer] = {
     "prior": lambda people, seed: fit_prior(people, PriorOptions(seed=seed)),
     "unrolled": lambda people, seed: fit_unrolled(people, UnrolledOptions(seed=seed)),
     "incontext": lambda people, seed: fit_incontext(people, InContextOptions(seed=seed)),
+    "prior, 12 components": lambda people, seed: fit_prior(people, PriorOptions(n_components=12, seed=seed)),
     "prior, 60 components": lambda people, seed: fit_prior(people, PriorOptions(n_components=60, seed=seed)),
 }
 CONTEXTS = (10, 20, 30, 50, 100)
@@ -77,6 +80,8 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
                 note(f"{engine}, per unit", [score(world, plain.adapt, k, draws) for k in CONTEXTS], taken)
                 engine = f"{engine}, pooled"
             note(engine, [score(world, model.adapt, k, draws) for k in CONTEXTS], taken)
+            if told := falls(model):
+                print(f"{engine}, seed {seed}: loss at the end of each phase, by tenths: {told}", flush=True)
     best = np.array(scores["Bayes, per unit"])
     print(f"\n### {name}, {n_features} features, seeds {' '.join(map(str, seeds))}, {draws} contexts a person\n")
     print("| engine | CPU s |" + "".join(f" k = {k} |" for k in CONTEXTS) + " worst ratio |")
@@ -89,12 +94,26 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
         print(f"| {engine} | {taken} |{cells} {(found / best).min():.3f} |", flush=True)
 
 
-def guard(seeds: Sequence[int], size: WorldSize) -> None:
-    """Print how the guard decides on right and on wrong priors: all pairs of two kinds of worlds and the seeds."""
+def falls(model: PopulationModel) -> str:
+    """How a network's loss changed over the last two tenths of each phase of its training, which may end before it has learned all."""
+    losses = getattr(model, "losses", None)
+    if losses is None or len(losses) < 20:
+        return ""
+    parts, n = [], len(losses)
+    shares = model.settings["shares"] if isinstance(model, InContextModel) else (UnrolledOptions.simulated, 1 - UnrolledOptions.simulated)
+    ends = [round(n * sum(shares[: place + 1])) for place in range(len(shares))]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        step = max(1, (end - start) // 10)
+        parts.append(f"{losses[end - 2 * step : end - step].mean():.4f} -> {losses[end - step : end].mean():.4f}")
+    return "; ".join(parts)
+
+
+def guard(seeds: Sequence[int], size: WorldSize, kinds: Sequence[str], *, folds: bool) -> None:
+    """Print how the guard decides on right and on wrong priors: all pairs of kinds of worlds and the seeds."""
     small = replace(size, n_new=8, n_new_units=150, n_units=800, n_stimuli=600, n_test=500, n_samples=100)
-    worlds = [make(seed, small) for seed in seeds for make in (in_family_world, out_of_family_world)]
+    worlds = [WORLDS[kind](seed, small) for seed in seeds for kind in kinds]
     models = [fit_prior(world.training) for world in worlds]
-    print(f"\n### The guard: {len(worlds)} populations, seeds {' '.join(map(str, seeds))}\n")
+    print(f"\n### The guard: {' and '.join(kinds)}, {size.n_people} people to train on, seeds {' '.join(map(str, seeds))}\n")
     print("| k | right priors | kept | wrong priors | accepted | cost unguarded | cost guarded, mean | worst | in folds: kept | accepted |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for k in (10, 15, 20, 30, 50, 100):
@@ -105,15 +124,17 @@ def guard(seeds: Sequence[int], size: WorldSize) -> None:
                 own = person.score(ridge(context).weights).mean()
                 for j, model in enumerate(models):
                     if i == j or number < 2:
-                        decision, folded = decide(model, context), _in_folds(model, context)
+                        decision = decide(model, context)
+                        folded = _in_folds(model, context) if folds else decision
                         gain = person.score(model.adapt(context).weights).mean() - own
                         rows.append((i == j, decision.accepted, gain, folded.accepted))
         table = np.array(rows, dtype=float)
         right, wrong = table[table[:, 0] == 1], table[table[:, 0] == 0]
         guarded = wrong[:, 1] * wrong[:, 2]
+        in_folds = f"{right[:, 3].mean():.2f} | {int(wrong[:, 3].sum())}" if folds else "- | -"
         print(
             f"| {k} | {len(right)} | {right[:, 1].mean():.2f} | {len(wrong)} | {int(wrong[:, 1].sum())} | {wrong[:, 2].mean():.3f} | "
-            f"{guarded.mean():.4f} | {guarded.min():.3f} | {right[:, 3].mean():.2f} | {int(wrong[:, 3].sum())} |",
+            f"{guarded.mean():.4f} | {guarded.min():.3f} | {in_folds} |",
             flush=True,
         )
 
@@ -166,7 +187,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2, help="contexts of each new person")
     parser.add_argument("--people", type=int, default=6, help="to train on")
     parser.add_argument("--manifold-samples", type=int, default=20_000)
-    parser.add_argument("--guard", action="store_true")
+    parser.add_argument("--guard", nargs="+", default=[], choices=list(WORLDS))
+    parser.add_argument("--folds", action="store_true", help="of the guard: also the way of engines without an evidence (slow)")
     parser.add_argument("--samples", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
@@ -176,7 +198,7 @@ def main() -> None:
             for n_features in asked.features:
                 compare(name, n_features, asked.seeds, asked.engines, size, asked.draws)
         if asked.guard:
-            guard(asked.seeds, size)
+            guard(asked.seeds, size, asked.guard, folds=asked.folds)
         if asked.samples:
             samples(asked.seeds, size)
 

@@ -55,6 +55,9 @@ class App:
         can use as they are; it processes the others first, as the level participant would. None: it needs nobody.
     names_datasets : bool
         Whether ``-d NAME=PATH`` names datasets, whose people are ``sub-<NAME><label>`` in the output.
+    group_helper : str, optional
+        ``group_helper(settings, resources, inputs)``: what every process but the first does at the level group, where several share it
+        (torchrun); it writes nothing. Without it the app cannot be started that way.
     group_outputs : tuple of str
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
@@ -76,6 +79,7 @@ class App:
     group_reads: bool = False
     group_prepares: str | None = None
     names_datasets: bool = False
+    group_helper: str | None = None
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from bids_app.app import App, load
 from bids_app.cli import parse
 from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, silence_broken_streams, summary_lines
-from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
+from conform_bids.errors import ConformError, MissingInputError, UnusableInputError, UsageError
 
 if TYPE_CHECKING:
     from bids_app.config import RunConfig
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bids_app.failures import ParticipantFailure
     from bids_app.plan import RunPlan
     from conform_bids.bids.index import Dataset
-    from conform_bids.jobs import Resources
+    from conform_bids.jobs import Processes, Resources
 
 __all__ = ["MOST_THREADS", "main", "run", "share_threads"]
 
@@ -97,6 +98,9 @@ def run(app: App, config: RunConfig) -> int:
     from bids_app.environment import prepare_environment
     from bids_app.folders import app_work_dir, check_folders, check_output, clean_work_dir, make_work_dir
 
+    processes = _processes(app, config)
+    if processes.rank > 0:
+        return _help(app, config, processes)
     check_folders(config)
     check_output(app, config)
     if config.execution.use_plugin is not None:
@@ -114,7 +118,7 @@ def run(app: App, config: RunConfig) -> int:
 
         write_boilerplate(app, config)
         return 0
-    resources = _resources(config)
+    resources = _resources(config, processes)
     if config.actions.reports_only:
         return _reports_only(app, config, resources)
     datasets, plan = _plan(app, config, resources)
@@ -124,6 +128,40 @@ def run(app: App, config: RunConfig) -> int:
         resources = replace(resources, n_threads=share_threads(_nprocs(config), sum(len(jobs) for jobs in plan.jobs.values())))
         plan = plan.with_threads(resources.n_threads)
     return _process(app, config, resources, datasets, plan)
+
+
+def _processes(app: App, config: RunConfig) -> Processes:
+    """Whether several processes were started for this run.
+
+    Raises
+    ------
+    UsageError
+        When they would all do the same.
+    """
+    from conform_bids.jobs import Processes
+
+    processes = Processes.of(os.environ)
+    if processes.size > 1 and (app.group_helper is None or config.levels != ("group",)):
+        raise UsageError(
+            f"this is one of {processes.size} processes (torchrun, or the variables RANK and WORLD_SIZE), which would all do the same: "
+            "only the level group of conform-encode shares its work with others, when it trains a network"
+        )
+    return processes
+
+
+def _help(app: App, config: RunConfig, processes: Processes) -> int:
+    """Take a share in what the first process does, and write nothing."""
+    from bids_app.config import derivative_paths
+    from bids_app.environment import prepare_environment
+    from conform_bids.jobs import GroupInputs
+
+    assert app.group_helper is not None
+    if not (config.actions.dry_run or config.actions.boilerplate_only or config.actions.reports_only):
+        prepare_environment()
+        resources = _for_group(config, _resources(config, processes))
+        inputs = GroupInputs(config.bids_dir, derivative_paths(config.bids), config.bids.participant_label)
+        load(app.group_helper)(config.settings, resources, inputs)
+    return 0
 
 
 def _plan(app: App, config: RunConfig, resources: Resources) -> tuple[tuple[Dataset, ...], RunPlan]:
@@ -289,8 +327,8 @@ def _conclude(
     return exit_code(completed, failures, interrupted)
 
 
-def _resources(config: RunConfig) -> Resources:
-    """Find what the run may use."""
+def _resources(config: RunConfig, processes: Processes) -> Resources:
+    """Find what the run may use; processes of one machine share its CPUs, and have a GPU each."""
     from bids_app.resources import available_memory_gb, resolve_device
     from conform_bids.jobs import Resources
 
@@ -303,6 +341,10 @@ def _resources(config: RunConfig) -> Resources:
         device = resolve_device(device)
     elif device == "auto":
         device = "cpu"
+    if processes.size > 1 and device.startswith("cuda"):
+        if device != "cuda":
+            raise UsageError(f"--device {device}: each of {processes.size} processes has a GPU of its own; write --device cuda")
+        device = resolve_device(f"cuda:{processes.local_rank}")
     return Resources(
         n_threads=threads,
         memory_gb=execution.memory_gb or available_memory_gb(),
@@ -310,12 +352,14 @@ def _resources(config: RunConfig) -> Resources:
         device=device,
         random_seed=execution.random_seed,
         sloppy=execution.sloppy,
+        processes=processes,
     )
 
 
 def _for_group(config: RunConfig, resources: Resources) -> Resources:
     """What the level group may use: it runs when all jobs are done, alone."""
-    return replace(resources, n_threads=config.execution.omp_nthreads or min(_nprocs(config), MOST_THREADS))
+    share = max(1, _nprocs(config) // resources.processes.local_size)
+    return replace(resources, n_threads=config.execution.omp_nthreads or min(share, MOST_THREADS))
 
 
 def share_threads(nprocs: int, n_jobs: int) -> int:

@@ -10,7 +10,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["GroupInputs", "Job", "ParticipantPlan", "Resources"]
+from conform_bids.errors import UsageError
+
+__all__ = ["GroupInputs", "Job", "ParticipantPlan", "Processes", "Resources"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among those that were started together to share the work of one command, as torchrun does.
+
+    Attributes
+    ----------
+    rank : int
+        Of this process, from 0.
+    size : int
+        Of them all.
+    local_rank, local_size : int
+        The same on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Processes:
+        """What the variables of torchrun say; alone where they are not all there.
+
+        Raises
+        ------
+        UsageError
+            When one of them is no number that it can be.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if not all(name in environment for name in (*names, "MASTER_ADDR", "MASTER_PORT")):
+            return cls()
+        try:
+            rank, size, local_rank, local_size = (int(environment[name]) for name in names)
+        except ValueError:
+            rank, size, local_rank, local_size = -1, 0, -1, 0
+        if not (0 <= rank < size and 0 <= local_rank < local_size):
+            found = ", ".join(f"{name}={environment[name]}" for name in names)
+            raise UsageError(f"the environment says that this is one of several processes, but not which: {found}")
+        return cls(rank, size, local_rank, local_size)
 
 
 @dataclass(frozen=True)
@@ -31,6 +74,8 @@ class Resources:
         Seed of every random choice; written to the sidecars.
     sloppy : bool
         Fast settings for a test run; results are not for use.
+    processes : Processes
+        That share the work of the level group.
     """
 
     n_threads: int = 1
@@ -39,6 +84,7 @@ class Resources:
     device: str = "cpu"
     random_seed: int = 0
     sloppy: bool = False
+    processes: Processes = Processes()
 
 
 @dataclass(frozen=True)

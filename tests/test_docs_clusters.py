@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
 
 
 def scripts() -> list[str]:
-    return [text for text in blocks("bash") if text.startswith("#!")]
+    """Array jobs, a participant each."""
+    return [text for text in blocks("bash") if text.startswith("#!") and "participants.txt" in text]
 
 
 def test_there_is_something_to_check() -> None:
@@ -69,8 +70,27 @@ def test_what_a_script_calls_is_taken_by_the_app(text: str, tmp_path: Path) -> N
     assert (config.execution.nprocs, config.execution.memory_gb) == (4, 6.0)
 
 
+@pytest.mark.parametrize("text", [text for text in blocks("bash") if "torchrun" in text])
+def test_what_torchrun_is_told_is_taken_by_it_and_by_the_app(text: str, tmp_path: Path) -> None:
+    for command in ("torchrun", "srun", "scontrol"):
+        (tmp_path / command).write_text(f'#!/bin/bash\n[ {command} = scontrol ] && echo node1 || printf "%s\\n" {command} "$@" > call\n')
+        (tmp_path / command).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}
+    subprocess.run(["bash", "-c", text], cwd=tmp_path, env=env, check=True)
+    call = (tmp_path / "call").read_text().split("\n")[:-1]
+    from torch.distributed.run import get_args_parser
+
+    told = get_args_parser().parse_args(call[call.index("torchrun") + 1 :])
+    assert told.no_python
+    assert told.training_script == "conform-encode"
+    config = parse(find_app("encode"), told.training_script_args)
+    assert config.levels == ("group",)
+    assert (config.settings.engine, config.settings.preset) == ("incontext", "paper")
+
+
 def test_calls_in_the_text_are_taken_by_the_app() -> None:
-    calls = re.findall(r"^(?: {4}|)(conform-(\w+) /data.*)$", PAGE, re.MULTILINE)
+    calls = re.findall(r"(?<!\\\n)^(?: {4}|)(conform-(\w+) /data.*)$", PAGE, re.MULTILINE)
     assert len(calls) >= 2
     for call, name in calls:
         assert parse(find_app(name), call.split()[1:]).levels == ("participant",)

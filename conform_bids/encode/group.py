@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.trials import hash_stimuli
 from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.model_files import ModelCard, write_model
+from conform_bids.encode.numerics.teamwork import ALONE, Team
 from conform_bids.encode.people import StorePerson, features_of_contents, read_person, usable_units
+from conform_bids.encode.processes import joined
 from conform_bids.encode.report import write_group_report
 from conform_bids.encode.settings import EncodeSettings
-from conform_bids.encode.training import TrainingOptions, leave_people_out, summarise, train
+from conform_bids.encode.training import TrainingOptions, context_range, leave_people_out, n_tasks, summarise, train
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.jobs import GroupInputs, Resources
 from conform_bids.numerics.compute import limit_threads
@@ -27,9 +30,10 @@ from conform_bids.stimuli.features import FeatureTable
 from conform_bids.store.manifest import versions
 from conform_bids.store.reading import Store
 
-__all__ = ["run_group"]
+__all__ = ["help_group", "run_group"]
 
 MIN_SHARED = 50
+LOSSES = "losses.tsv"
 _LOGGER = logging.getLogger("nipype.interface")
 
 
@@ -75,14 +79,45 @@ def run_group(
     path = _find_store(inputs)
     written: list[Path] = []
     if path is not None:
-        with limit_threads(resources.n_threads):
-            written = _train(Store(path), output_dir, settings, resources, inputs, work_dir)
+        _check_processes(settings, resources)
+        with limit_threads(resources.n_threads), joined(resources.processes, resources.device) as team:
+            data = _read(Store(path), settings, resources, inputs.participants)
+            written = _train(data, output_dir, settings, resources, work_dir, team)
     elif not participants:
         raise MissingInputError(
             f"{inputs.bids_dir}: no store to train a population model on (as bids_dir, or by -d store=PATH), and {output_dir} holds no "
             "encoding models to report on"
         )
     return [*written, *write_group_report(output_dir, participants, settings, about)]
+
+
+def help_group(settings: EncodeSettings, resources: Resources, inputs: GroupInputs) -> None:
+    """What the other processes do that torchrun starts beside `run_group`: they read the store and train, and write nothing.
+
+    Raises
+    ------
+    UsageError
+        When there is nothing to share.
+    """
+    path = _find_store(inputs)
+    if path is None:
+        return
+    _check_processes(settings, resources)
+    _LOGGER.setLevel(logging.ERROR)  # the first process says the same
+    with limit_threads(resources.n_threads), joined(resources.processes, resources.device) as team:
+        data = _read(Store(path), settings, resources, inputs.participants)
+        options = _options(settings, resources, team)
+        leave_people_out(data.people, options)
+        train([person.train for person in data.people], options)
+
+
+def _check_processes(settings: EncodeSettings, resources: Resources) -> None:
+    size, most = resources.processes.size, n_tasks(_options(settings, resources, ALONE))
+    if size <= most:
+        return
+    if settings.engine == "prior":
+        raise UsageError(f"--engine prior is no work for {size} processes: start it without torchrun, or train a network (--engine)")
+    raise UsageError(f"a step of --engine {settings.engine} has {most} parts, too few for {size} processes: see --training-batch")
 
 
 def _find_store(inputs: GroupInputs) -> Path | None:
@@ -92,28 +127,44 @@ def _find_store(inputs: GroupInputs) -> Path | None:
     return inputs.bids_dir if versions(inputs.bids_dir) else None
 
 
-def _train(
-    store: Store, output_dir: Path, settings: EncodeSettings, resources: Resources, inputs: GroupInputs, work_dir: Path
-) -> list[Path]:
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What is trained on."""
+
+    store: Store
+    tables: Mapping[str, FeatureTable]
+    people: Sequence[StorePerson]
+
+
+def _read(store: Store, settings: EncodeSettings, resources: Resources, participants: Sequence[str]) -> _Data:
     tables = _tables(settings)
-    features = features_of_contents(store, tables)
-    people = _people(store, features, settings, resources, inputs.participants)
-    options = TrainingOptions(
+    return _Data(store, tables, _people(store, features_of_contents(store, tables), settings, resources, participants))
+
+
+def _options(settings: EncodeSettings, resources: Resources, team: Team) -> TrainingOptions:
+    return TrainingOptions(
         engine=settings.engine,
         seed=resources.random_seed,
         contexts=settings.contexts,
         draws=settings.draws,
         steps=settings.training_steps,
+        batch=settings.training_batch,
         preset=settings.preset,
         device=resources.device,
-        checkpoints=work_dir / "training",
+        team=team,
     )
+
+
+def _train(data: _Data, output_dir: Path, settings: EncodeSettings, resources: Resources, work_dir: Path, team: Team) -> list[Path]:
+    store, people, folder = data.store, data.people, output_dir / "model"
+    (folder / LOSSES).unlink(missing_ok=True)
+    options = replace(_options(settings, resources, team), checkpoints=work_dir / "training", losses=folder / LOSSES)
     scores = leave_people_out(people, options)
     model = train([person.train for person in people], options)
     table = summarise(scores)
     card = ModelCard(
         engine=settings.engine,
-        feature_spaces=[{**table.card.as_json(), "name": name, "n_features": table.n_features} for name, table in tables.items()],
+        feature_spaces=[{**table.card.as_json(), "name": name, "n_features": table.n_features} for name, table in data.tables.items()],
         people=[person.participant_id for person in people],
         n_units=sum(len(person.units) for person in people),
         n_stimuli=[len(person.contents) for person in people],
@@ -122,16 +173,17 @@ def _train(
         store_version=store.version,
         seed=resources.random_seed,
         contexts=sorted({int(k) for k in scores["n_context"]}),
+        context_range=list(context_range(options) or ()),
         scores=[_plain(row) for row in table.to_dict("records")],
-        licences=sorted({table.card.licence for table in tables.values()} - {"n/a"}),
+        licences=sorted({table.card.licence for table in data.tables.values()} - {"n/a"}),
         software=f"conform-encode {__version__}",
     )
-    folder = output_dir / "model"
     paths = write_model(folder, model, card)
     write_tsv(scores, folder / "scores.tsv")
     for row in card.scores:
         _LOGGER.info("left-out people, %s stimuli, %s: correlation %.3f", row["n_context"], row["engine"], row["correlation"])
-    return [*paths, folder / "scores.tsv"]
+    more = [folder / name for name in ("scores.tsv", LOSSES)]
+    return [*paths, *(path for path in more if path.exists())]
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

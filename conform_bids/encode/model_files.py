@@ -47,6 +47,8 @@ class ModelCard:
     seed : int
     contexts : list of int
         Sizes that it was scored with.
+    context_range : list of int
+        Smallest and largest context that it was trained for; empty where any is the same to it.
     scores : list of dict
         Rows of the leave-one-person-out evaluation.
     software : str
@@ -67,6 +69,7 @@ class ModelCard:
     seed: int
     software: str
     contexts: list[int] = field(default_factory=list)
+    context_range: list[int] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
     licences: list[str] = field(default_factory=list)
     version: int = MODEL_VERSION
@@ -213,6 +216,8 @@ def _describe(card: ModelCard) -> str:
         "",
         f"{len(card.people)} people ({', '.join(card.people)}), {card.n_units:,} units, {sum(card.n_stimuli):,} responses to train "
         f"stimuli; store version {card.store_version}, space {card.space}. Licences: {', '.join(card.licences) or 'not stated'}.",
+        "",
+        f"Contexts that it was trained for: {' to '.join(map(str, card.context_range)) or 'any number of'} stimuli.",
         "",
         "## Scores",
         "",

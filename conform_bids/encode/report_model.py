@@ -32,8 +32,11 @@ def model_section(output_dir: Path) -> tuple[list[Section], list[str]]:
         return [], [str(error).replace(f"{output_dir}/", "")]
     items: list[Item] = [_facts(card)]
     if (losses := read_losses(folder)) is not None:
-        caption = "Loss of every step (thin) and its running mean: squared error on stimuli outside of the context, up to a constant."
-        items.append(Figure(_plot_losses(losses, folder / "losses.svg"), caption, "Loss against the step of the training", "Training"))
+        others = _left_out_losses(folder / "losses.tsv")
+        caption = "Loss of every step (grey) and its running mean: squared error on stimuli outside of the context, up to a constant."
+        caption += " Thin lines: the trainings without each of the people." if others else ""
+        path = _plot_losses(losses, others, folder / "losses.svg")
+        items.append(Figure(path, caption, "Loss against the step of the training", "Training"))
     if scores.empty:
         items.append(Note("There are no scores of left-out people: that takes two people or more with test stimuli."))
     else:
@@ -46,7 +49,16 @@ def model_section(output_dir: Path) -> tuple[list[Section], list[str]]:
     return [Section("Population model", "population-model", items)], []
 
 
-def _plot_losses(losses: NDArray[np.float64], path: Path) -> Path:
+def _left_out_losses(path: Path) -> list[pd.DataFrame]:
+    """Step and loss of the trainings without one person each, as they were written while the networks were trained."""
+    if not path.is_file():
+        return []
+    table = read_tsv(path, required=("without", "step", "loss"), quoted=False)
+    numbers = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in ("step", "loss")})
+    return [own for name, own in numbers.groupby("without") if name != "n/a"]
+
+
+def _plot_losses(losses: NDArray[np.float64], others: list[pd.DataFrame], path: Path) -> Path:
     from conform_bids.report.style import ACCENT, MUTED, finish_axes, new_figure
 
     window = max(1, len(losses) // 50)
@@ -54,6 +66,9 @@ def _plot_losses(losses: NDArray[np.float64], path: Path) -> Path:
     with new_figure(path, 5.4, 2.8) as figure:
         axes = figure.add_subplot()
         axes.plot(np.arange(1, len(losses) + 1), losses, color=MUTED, linewidth=0.4, alpha=0.5)
+        for own in others:
+            smooth = own["loss"].rolling(max(1, len(own) // 20), min_periods=1).mean()
+            axes.plot(own["step"], smooth, color=ACCENT, linewidth=0.6, alpha=0.5)
         axes.plot(np.arange(window, len(losses) + 1), mean, color=ACCENT)
         axes.set_ylim(*np.quantile(losses, [0.002, 0.998]) + np.array([-0.01, 0.01]))
         finish_axes(axes, "Step", "Loss", grid="both")
@@ -68,6 +83,7 @@ def _facts(card: ModelCard) -> Facts:
         ("Units", f"{card.n_units:,}", f"space {card.space}"),
         ("Responses to train stimuli", f"{sum(card.n_stimuli):,}", f"store version {card.store_version}"),
         ("Feature spaces", spaces, ""),
+        ("Trained for contexts of", f"{' to '.join(map(str, card.context_range)) or 'any number of'} stimuli", ""),
         ("Seed", str(card.seed), ""),
         ("Licences of the features", ", ".join(card.licences) or "not stated", ""),
     ]

@@ -218,6 +218,14 @@ class EncodeSettings:
         maximum=10_000_000,
         group=_POPULATION,
     )
+    training_batch: int | None = option(
+        None,
+        "What a step of training looks at: contexts of unrolled (default: 4, of 192 units each), units of incontext (default: 64; 80 of "
+        "--preset paper). Processes that torchrun starts share it; the result does not depend on their number.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_POPULATION,
+    )
     max_units: int = option(
         3000,
         "Units of each person of the store that a population model is trained and scored on, drawn by --random-seed.",
@@ -294,8 +302,9 @@ class EncodeSettings:
             raise UsageError("--folds 1: nothing would be left to fit on; 0 leaves every stimulus out by itself, 2 and more are folds")
         self._check_design()
         self._check_context()
-        if self.training_steps is not None and self.engine == "prior":
-            raise UsageError("--training-steps has no effect with --engine prior, which is no network")
+        for flag, value in (("--training-steps", self.training_steps), ("--training-batch", self.training_batch)):
+            if value is not None and self.engine == "prior":
+                raise UsageError(f"{flag} has no effect with --engine prior, which is no network")
         if self.preset != "small" and self.engine != "incontext":
             raise UsageError("--preset has no effect without --engine incontext")
         if self.estimator == "banded" and self.n_spaces_at_most == 1:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.encode.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
+from conform_bids.encode.losses import LiveLosses
 from conform_bids.encode.numerics.baselines import fit_group_average, ridge
 from conform_bids.encode.numerics.mixture import PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
 from conform_bids.encode.numerics.scoring import MIN_CEILING
-from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
+from conform_bids.encode.numerics.teamwork import ALONE, Team
+from conform_bids.encode.numerics.unrolled_fit import CONTEXT_SIZES, UnrolledOptions, fit_unrolled
 from conform_bids.encode.people import StorePerson
 from conform_bids.numerics.scores import correlate_columns
 
-__all__ = ["CONTEXTS", "TrainingOptions", "leave_people_out", "summarise", "train"]
+if TYPE_CHECKING:
+    from conform_bids.encode.numerics.incontext_fit import InContextOptions
+
+__all__ = ["CONTEXTS", "TrainingOptions", "context_range", "leave_people_out", "n_tasks", "summarise", "train"]
 
 CONTEXTS = (10, 20, 50, 100)
 MIN_TEST = 5
@@ -41,14 +46,18 @@ class TrainingOptions:
         Stimuli that a left-out person's model is given; those that a person has no more than are left out.
     draws : int
         Contexts of each size.
-    steps : int, optional
-        Of the training of a network, instead of its own default.
+    steps, batch : int, optional
+        Of the training of a network, and contexts or units of a step, instead of its own defaults.
     preset : str
         Of the engine incontext.
     device : str
         That it is trained on.
     checkpoints : Path, optional
         Folder where training that was interrupted is taken up; none is kept by default.
+    losses : Path, optional
+        Table that losses of networks are written to while they are trained.
+    team : Team
+        Processes that train together; what is written is written by the first, which alone scores.
     """
 
     engine: str = "prior"
@@ -56,43 +65,74 @@ class TrainingOptions:
     contexts: tuple[int, ...] = CONTEXTS
     draws: int = 3
     steps: int | None = None
+    batch: int | None = None
     preset: str = "small"
     device: str = "cpu"
     checkpoints: Path | None = None
+    losses: Path | None = None
+    team: Team = ALONE
 
 
-def train(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
+def train(people: Sequence[TrainingPerson], options: TrainingOptions, without: str | None = None) -> PopulationModel:
     """Train the engine of the options on people.
 
     A network's training is taken up where the last run was interrupted, and ends with the weights of one that never was.
+
+    Parameters
+    ----------
+    people : sequence of TrainingPerson
+    options : TrainingOptions
+    without : str, optional
+        Person who was left out, for the record.
     """
-    trainers: Mapping[str, Callable[[], PopulationModel]] = {
-        "prior": lambda: fit_prior(people, PriorOptions(seed=options.seed)),
-        "unrolled": lambda: _train_unrolled(people, options),
-        "incontext": lambda: _train_incontext(people, options),
-    }
-    return trainers[options.engine]()
+    if options.engine == "prior":
+        return fit_prior(people, PriorOptions(seed=options.seed))
+    if options.engine == "unrolled":
+        unrolled = _unrolled(options)
+        return _resumed(people, repr(replace(unrolled, device="")), options, partial(fit_unrolled, people, unrolled), without)
+    from conform_bids.encode.numerics.incontext_fit import fit_incontext
+
+    own = _incontext(options)
+    return _resumed(people, repr(replace(own, device="")), options, partial(fit_incontext, people, own), without)
 
 
-def _train_unrolled(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
-    own = UnrolledOptions(seed=options.seed)
-    own = own if options.steps is None else replace(own, steps=options.steps)
-    return _resumed(people, repr(own), options.checkpoints, partial(fit_unrolled, people, own))
+def n_tasks(options: TrainingOptions) -> int:
+    """Parts of a step that processes can share: as many of them can train a network together at most."""
+    if options.engine == "prior":
+        return 1
+    return _unrolled(options).contexts if options.engine == "unrolled" else len(_incontext(options).resolve().tasks())
 
 
-def _train_incontext(people: Sequence[TrainingPerson], options: TrainingOptions) -> PopulationModel:
-    from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
+def context_range(options: TrainingOptions) -> tuple[int, int] | None:
+    """Smallest and largest context that an engine is trained for; None for the prior, which is exact in any."""
+    if options.engine == "prior":
+        return None
+    return CONTEXT_SIZES if options.engine == "unrolled" else _incontext(options).resolve().contexts
 
-    own = InContextOptions(options.preset, options.steps, seed=options.seed, device=options.device)
-    return _resumed(people, repr(replace(own, device="cpu")), options.checkpoints, partial(fit_incontext, people, own))
+
+def _unrolled(options: TrainingOptions) -> UnrolledOptions:
+    own = UnrolledOptions(seed=options.seed, device=options.device)
+    return replace(own, steps=options.steps or own.steps, contexts=options.batch or own.contexts)
 
 
-def _resumed(people: Sequence[TrainingPerson], options: str, folder: Path | None, fit: Callable[..., PopulationModel]) -> PopulationModel:
-    """Train from the last checkpoint in a folder, if there is one, and clear it away."""
-    if folder is None:
+def _incontext(options: TrainingOptions) -> InContextOptions:
+    from conform_bids.encode.numerics.incontext_fit import InContextOptions
+
+    return InContextOptions(options.preset, options.steps, options.batch, seed=options.seed, device=options.device)
+
+
+def _resumed(
+    people: Sequence[TrainingPerson], recipe: str, options: TrainingOptions, fit: Callable[..., PopulationModel], without: str | None
+) -> PopulationModel:
+    """Train from the last checkpoint, if there is one, and clear it away; losses are written as they come."""
+    fit = partial(fit, team=options.team)
+    if not options.team.leads:
         return fit()
-    path = checkpoint_path(folder, people, options)
-    model = fit(resume=read_checkpoint(path), save=partial(write_checkpoint, path))
+    live = LiveLosses(options.losses, without)
+    if options.checkpoints is None:
+        return fit(watch=live)
+    path = checkpoint_path(options.checkpoints, people, recipe)
+    model = fit(resume=read_checkpoint(path), save=partial(write_checkpoint, path), watch=live)
     path.unlink(missing_ok=True)
     return model
 
@@ -111,14 +151,16 @@ def leave_people_out(people: Sequence[StorePerson], options: TrainingOptions) ->
         A row a person, size of the context, draw and engine (that of the options, and as baselines ``ridge`` on the same context and
         ``average``, the mean map of the other people, where all have the same units): participant_id, n_context, draw, engine,
         correlation (mean over units), normalised (over the root of the noise ceiling, where that is above 10 percent). Empty with a
-        single person.
+        single person, and in all processes but the first.
     """
     rows: list[dict[str, Any]] = []
     for index, person in enumerate(people):
         others = [other.train for place, other in enumerate(people) if place != index]
         if not others or len(person.test_contents) < MIN_TEST:
             continue
-        model = train(others, options)
+        model = train(others, options, person.participant_id)
+        if not options.team.leads:
+            continue
         same = all(np.array_equal(other.units, person.units) for other in people)
         baselines = [("average", fit_group_average(others))] if same else []
         for n_context in options.contexts:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conform_bids.encode.checkpoints import write_checkpoint
@@ -46,6 +47,26 @@ def test_train_and_test_share_nothing(population: SimpleNamespace) -> None:
         assert person.train.features.shape == (len(person.contents), 8)
         np.testing.assert_allclose(person.train.responses.mean(axis=0), 0, atol=1e-4)
         np.testing.assert_allclose(person.train.responses.std(axis=0), 1, atol=1e-3)
+
+
+def test_a_test_stimulus_that_was_also_shown_as_a_train_stimulus_trains_nobody(tmp_path: Path, make_world: Any, world_spec: Any) -> None:
+    world = make_world(tmp_path, world_spec(stimuli=50, test=10, maker="conform-glm"))
+    for path in (world.dataset / "stimuli").glob("*.tsv"):
+        table = pd.read_csv(path, sep="\t").set_index("stim_id")
+        table.loc["s003.png", "sha256"] = table.loc["s047.png", "sha256"]  # the same picture under the name of a train stimulus
+        table.reset_index().to_csv(path, sep="\t", index=False)
+    write_release([find_inputs("images", world.dataset, prefix=False)], tmp_path / "store")
+    store = Store(tmp_path / "store")
+    contents = store.stimuli.set_index("stim_id")["content_id"]
+    assert contents["s003.png"] == contents["s047.png"]
+    features = features_of_contents(store, {"truth": world.table})
+    for name in store.participants["participant_id"]:
+        person = read_person(store, name, features)
+        assert contents["s047.png"] in person.test_contents
+        assert contents["s003.png"] not in person.contents
+        assert contents["s004.png"] in person.contents
+        assert len(person.contents) == 39, "all train stimuli but the planted one"
+        assert not set(person.contents) & set(person.test_contents)
 
 
 def test_responses_are_those_of_the_person(population: SimpleNamespace) -> None:

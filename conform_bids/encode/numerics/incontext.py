@@ -1,6 +1,6 @@
 """The `incontext` engine: a transformer that reads a unit's context and writes its weights, in blocks of units.
 
-Trained by `conform_bids.encode.numerics.incontext_train.train_incontext`.
+Trained by `conform_bids.encode.numerics.incontext_fit.fit_incontext`.
 """
 
 from __future__ import annotations

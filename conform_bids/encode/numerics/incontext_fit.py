@@ -6,7 +6,7 @@ network: it started from units that nobody could make. The loss is the squared e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 
 from conform_bids.encode.numerics.incontext import Calibration, InContextModel
 from conform_bids.encode.numerics.mixture import Basis, PriorModel, PriorOptions, fit_prior
-from conform_bids.encode.numerics.optimise import Checkpoint, Recipe, Save, optimise
+from conform_bids.encode.numerics.optimise import Checkpoint, Draws, Recipe, Save, Watch, optimise
 from conform_bids.encode.numerics.population import FloatArray, TrainingPerson
+from conform_bids.encode.numerics.teamwork import ALONE, Team
 from conform_bids.encode.numerics.transformer import InContextTransformer, Shape, paper_shape, small_shape
 
 __all__ = ["PRESETS", "InContextOptions", "PresetOptions", "fit_incontext"]
@@ -26,6 +27,8 @@ MAX_FEATURES = 512
 CALIBRATION_SIZES = (10, 30, 100)
 CALIBRATION_BINS = 8
 CALIBRATION_UNITS = 512
+UNITS_OF_A_TASK = 4
+"""Units of a batch that one process takes together: a random generator for each unit would cost more than what it draws."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class PresetOptions:
     weight_decay: float = 0.1
     dropout: float = 0.0
 
+    def tasks(self) -> list[int]:
+        """Units of each task of a batch."""
+        return [min(UNITS_OF_A_TASK, self.units - start) for start in range(0, self.units, UNITS_OF_A_TASK)]
+
 
 PRESETS: dict[str, PresetOptions] = {
     "small": PresetOptions(6000, fixed_context=60, contexts=(10, 110), learning_rate=2e-3, weight_decay=0.02),
@@ -70,7 +77,7 @@ class InContextOptions:
     Attributes
     ----------
     preset : {"small", "paper"}
-    steps : int, optional
+    steps, units : int, optional
         Instead of the preset's.
     shares : tuple of float
         Of the steps, for each of the three phases.
@@ -88,6 +95,7 @@ class InContextOptions:
 
     preset: str = "small"
     steps: int | None = None
+    units: int | None = None
     shares: tuple[float, float, float] = (0.05, 0.6, 0.35)
     bf16: bool | None = None
     max_units: int = 3000
@@ -102,8 +110,9 @@ class InContextOptions:
         return self.bf16 if self.bf16 is not None else self.preset == "paper" or self.device != "cpu"
 
     def resolve(self) -> PresetOptions:
-        """The preset, with these steps."""
-        return PRESETS[self.preset] if self.steps is None else replace(PRESETS[self.preset], steps=self.steps)
+        """The preset, with these steps and units."""
+        preset = PRESETS[self.preset]
+        return replace(preset, steps=preset.steps if self.steps is None else self.steps, units=self.units or preset.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +154,8 @@ def fit_incontext(
     *,
     resume: Checkpoint | None = None,
     save: Save | None = None,
+    watch: Watch | None = None,
+    team: Team = ALONE,
 ) -> InContextModel:
     """Train the transformer on people, sharing stimuli or not.
 
@@ -157,6 +168,10 @@ def fit_incontext(
         Of an interrupted training with the same people and options.
     save : callable, optional
         Gets checkpoints.
+    watch : callable, optional
+        Looks on.
+    team : Team
+        Processes that train together, each on some of the units of a batch. What dropout drops (preset ``paper``) depends on their number.
 
     Returns
     -------
@@ -165,10 +180,13 @@ def fit_incontext(
     Raises
     ------
     ValueError
-        If there is no person, people differ in their features, or a checkpoint does not fit.
+        If there is no person, people differ in their features, a checkpoint does not fit, or there are more processes than tasks.
     """
     options = options or InContextOptions()
     preset = options.resolve()
+    blocks = preset.tasks()
+    tasks = {task: blocks[task] for task in team.tasks(len(blocks))}
+    weight = sum(tasks.values()) * team.size / preset.units
     prior = fit_prior(people, PriorOptions(seed=options.seed, max_units=options.max_units))
     basis, spread = _embedding(people)
     rng = np.random.default_rng(options.seed)
@@ -184,17 +202,17 @@ def fit_incontext(
     sampler = _Sampler.of(prior)
     first, second = (round(preset.steps * sum(options.shares[: place + 1])) for place in range(2))
 
-    def loss(module: torch.nn.Module, step: int, draws: np.random.Generator) -> torch.Tensor:
-        assert isinstance(module, InContextTransformer)
+    def loss(joined: torch.nn.Module, step: int, draws: Draws) -> torch.Tensor:
         phase = 1 + (step >= first) + (step >= second)
-        module.set_dropout(preset.dropout if phase == 3 else 0.0)
-        torch.manual_seed(int(draws.integers(2**31)))  # of dropout: a step is a function of its number
-        return _loss(module, prepared, sampler, preset, options, draws, phase)
+        network.set_dropout(preset.dropout if phase == 3 else 0.0)
+        batch = _draw(prepared, sampler, preset, draws, tasks, phase)
+        torch.manual_seed(int(draws.shared().integers(2**31)) + team.rank)  # of dropout: a step is a function of its number
+        return _loss(joined, batch, options) * weight
 
     recipe = Recipe(preset.steps, preset.learning_rate, weight_decay=preset.weight_decay, seed=options.seed, save_every=options.save_every)
     network.train()
     with torch.random.fork_rng(devices=[]):
-        losses = optimise(network, loss, recipe, resume=resume, save=save)
+        losses = optimise(network, loss, recipe, resume=resume, save=save, watch=watch, team=team)
     network.set_dropout(0.0)
     network.eval()
     record = {"preset": options.preset, "options": asdict(preset), "shares": list(options.shares), "seed": options.seed}
@@ -210,37 +228,43 @@ def _embedding(people: Sequence[TrainingPerson]) -> tuple[Basis, FloatArray]:
     return Basis(white.centre, projection), np.diag(variances / variances.sum())
 
 
-def _loss(
-    network: InContextTransformer,
-    people: Sequence[_Person],
-    sampler: _Sampler,
-    preset: PresetOptions,
-    options: InContextOptions,
-    rng: np.random.Generator,
-    phase: int,
-) -> torch.Tensor:
-    """Squared error on queries, mean over a batch of units of one person; each unit has a context of its own."""
-    person = people[int(rng.integers(len(people)))]
+def _draw(
+    people: Sequence[_Person], sampler: _Sampler, preset: PresetOptions, draws: Draws, tasks: Mapping[int, int], phase: int
+) -> list[npt.NDArray[Any]]:
+    """Embeddings and responses of contexts, and of queries, of units of one person; each unit has a context of its own.
+
+    Shapes: (n_units, n_context, E), (n_units, n_context), (n_units, n_queries, E), (n_units, n_queries).
+    """
+    shared = draws.shared()
+    person = people[int(shared.integers(len(people)))]
     n = len(person.rows)
-    largest = max(3, n - 10)
-    size = preset.fixed_context if phase == 1 else int(rng.integers(preset.contexts[0], preset.contexts[1] + 1))
-    size = min(size, largest)
+    size = preset.fixed_context if phase == 1 else int(shared.integers(preset.contexts[0], preset.contexts[1] + 1))
+    size = min(size, max(3, n - 10))
     n_queries = min(preset.queries, n - size)
-    stimuli = rng.permuted(np.tile(np.arange(n), (preset.units, 1)), axis=1)[:, : size + n_queries]
-    context, queries = stimuli[:, :size], stimuli[:, size:]
-    if phase < 3:
-        weights, noise = sampler.draw(preset.units, rng)
-        signal = np.einsum("btd,bd->bt", person.rows[stimuli], weights)
-        responses = signal[:, :size] + np.sqrt(noise)[:, None] * rng.standard_normal((preset.units, size), dtype=np.float32)
-        targets = signal[:, size:]
-    else:
-        units = rng.integers(person.responses.shape[1], size=preset.units)[:, None]
-        responses, targets = person.responses[context, units], person.responses[queries, units]
-    tensors = [_tensor(array, options.device) for array in (person.embeddings[context], responses, person.embeddings[queries], targets)]
+    parts = []
+    for task, n_units in tasks.items():
+        rng = draws.of(task)
+        stimuli = rng.permuted(np.tile(np.arange(n), (n_units, 1)), axis=1)[:, : size + n_queries]
+        context, queries = stimuli[:, :size], stimuli[:, size:]
+        if phase < 3:
+            weights, noise = sampler.draw(n_units, rng)
+            signal = np.einsum("btd,bd->bt", person.rows[stimuli], weights)
+            responses = signal[:, :size] + np.sqrt(noise)[:, None] * rng.standard_normal((n_units, size), dtype=np.float32)
+            targets = signal[:, size:]
+        else:
+            units = rng.integers(person.responses.shape[1], size=n_units)[:, None]
+            responses, targets = person.responses[context, units], person.responses[queries, units]
+        parts.append((person.embeddings[context], responses, person.embeddings[queries], targets))
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+def _loss(network: torch.nn.Module, batch: Sequence[npt.NDArray[Any]], options: InContextOptions) -> torch.Tensor:
+    """Squared error on queries, mean over units."""
+    embeddings, responses, queries, targets = (_tensor(array, options.device) for array in batch)
     with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16, enabled=options.half_precision):
-        found, bias = network(tensors[0], tensors[1])
-    predicted = torch.einsum("bqe,be->bq", tensors[2], found.float()) + bias.float()[:, None]
-    return torch.square(predicted - tensors[3]).mean()
+        found, bias = network(embeddings, responses)
+    predicted = torch.einsum("bqe,be->bq", queries, found.float()) + bias.float()[:, None]
+    return torch.square(predicted - targets).mean()
 
 
 def _tensor(array: npt.NDArray[Any], device: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 
 from conform_bids.encode.numerics.population import FloatArray
 
-__all__ = ["Evidence", "Levels", "Mixture", "Terms", "reduce_data", "responsibilities"]
+__all__ = ["Evidence", "Levels", "Mixture", "Terms", "draw_posterior", "reduce_data", "responsibilities"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,3 +186,39 @@ def responsibilities(terms: list[Terms], log_shares: FloatArray) -> tuple[FloatA
     joint = np.stack([term.log_likelihood for term in terms]) + log_shares[:, :, None]
     total = logsumexp(joint, axis=(0, 1))
     return np.exp(joint - total).astype(terms[0].projected.dtype), np.asarray(total, dtype=np.float64)
+
+
+def draw_posterior(mixture: Mixture, data: Evidence, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """A tuning and a noise ceiling of each unit, drawn from their posterior given the data: over units they are as the population's.
+
+    Ceilings lie evenly between the middles of the grid's steps around the level that was drawn.
+
+    Parameters
+    ----------
+    mixture : Mixture
+    data : Evidence
+        Of as many stimuli as features at least.
+    rng : Generator
+
+    Returns
+    -------
+    (n_units, n_features) array, in the data's precision
+    (n_units,) array
+    """
+    terms = mixture.terms(data)
+    share, _ = responsibilities(terms, mixture.log_shares)
+    n_levels, n_units = share.shape[1:]
+    cumulative = np.cumsum(share.reshape(-1, n_units), axis=0, dtype=np.float64)
+    pairs = (cumulative < rng.uniform(0, cumulative[-1], n_units)).sum(axis=0)
+    component, level = np.divmod(pairs, n_levels)
+    s, tunings = mixture.levels.scale, np.empty((n_units, data.root.shape[1]), data.targets.dtype)
+    normal = rng.standard_normal((len(terms[0].values), n_units))
+    for number, term in enumerate(terms):
+        units = np.flatnonzero(component == number)
+        own, shrink = level[units], term.shrinkage()[level[units]].T
+        mean = s[own] * shrink * (term.projected[:, units] - np.outer(term.centre, s[own]))
+        spread = np.sqrt(mixture.levels.noise[own] * shrink)
+        tunings[units] = (term.mean[:, None] + term.back @ (mean + spread * normal[:, units])).T
+    edges = np.concatenate([[0.5 * mixture.levels.ceilings[0]], mixture.levels.ceilings, [1.0]])
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    return tunings, np.asarray(rng.uniform(middles[level], middles[level + 1]), dtype=np.float32)

@@ -88,7 +88,7 @@ def make_network(n_dimensions: int, size: NetworkSize) -> torch.nn.Module:
         def forward(
             self, gram: torch.Tensor, cross: torch.Tensor, energy: torch.Tensor, n: torch.Tensor
         ) -> tuple[torch.Tensor, torch.Tensor]:
-            with torch.autocast("cpu", enabled=False), torch.no_grad():
+            with torch.autocast(gram.device.type, enabled=False), torch.no_grad():
                 values, vectors = torch.linalg.eigh(gram.double())
                 values, vectors = values.clamp(min=0).float()[:, None], vectors.float()
                 squares = vectors.transpose(1, 2) ** 2

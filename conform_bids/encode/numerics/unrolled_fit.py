@@ -1,4 +1,7 @@
-"""Training of the `unrolled` engine: first on endless re-noised units, then on the training people's own responses.
+"""Training of the `unrolled` engine: first on endless simulated responses of units, then on the training people's own.
+
+The units of the first phase are those of the training people, as a mixture prior says that they may be: draws from the posterior of each
+one's tuning and noise given all of its responses. (Estimates would not do: what they err by would look like a part of the tunings.)
 
 The loss is the squared error on all stimuli that are not in the context. It needs no draws of queries: with their moments ``G`` and ``b``
 it is ``w'Gw - 2 w'b``, up to a constant.
@@ -13,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.encode.numerics.mixture import Basis
-from conform_bids.encode.numerics.optimise import Checkpoint, Recipe, Save, optimise
+from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
+from conform_bids.encode.numerics.mixture_terms import draw_posterior, reduce_data
+from conform_bids.encode.numerics.optimise import Checkpoint, Draws, Recipe, Save, Watch, half_precision_helps, optimise
 from conform_bids.encode.numerics.population import Context, FloatArray, TrainingPerson
+from conform_bids.encode.numerics.teamwork import ALONE, Team
 from conform_bids.encode.numerics.unrolled import NetworkSize, UnrolledModel, make_network
 
 if TYPE_CHECKING:
@@ -24,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["UnrolledOptions", "fit_unrolled"]
 
 CONTEXT_SIZES = (8, 110)
-CEILINGS = (0.05, 0.75)
-RELIABLE = 0.2
 CALIBRATED = 12
 """Contexts of training people from which the scale of posterior variances is estimated."""
+PRIOR_ITERATIONS = 10
+"""Of EM: units are drawn given all of their responses, so that the prior need not be sharp."""
+FLOOR = 0.02
+"""Of the second moment of weights, as a share of its mean, so that it can be inverted."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +45,39 @@ class UnrolledOptions:
     ----------
     steps : int
         Of both phases.
-    renoised : float
-        Share of the steps on re-noised units.
+    simulated : float
+        Share of the steps on simulated responses.
     contexts, units : int
         Contexts of a step, and units of each.
+    n_components : int
+        Of the mixture that says what units may be like.
     max_dimensions : int
         Principal components of the features, at most.
     max_units : int
         Drawn at random from each training person.
     learning_rate : float
-    bf16 : bool
-        Matrix products of the network in half the precision.
+    bf16 : bool, optional
+        Matrix products of the network in half the precision; by default where that is faster.
     size : NetworkSize
     save_every : int
         Steps between checkpoints.
     seed : int
+    device : str
     """
 
     steps: int = 2000
-    renoised: float = 0.55
+    simulated: float = 0.55
     contexts: int = 4
     units: int = 192
+    n_components: int = 16
     max_dimensions: int = 128
     max_units: int = 3000
     learning_rate: float = 2e-3
-    bf16: bool = True
+    bf16: bool | None = None
     size: NetworkSize = NetworkSize()
     save_every: int = 200
     seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +89,9 @@ class _Person:
     gram: FloatArray
     cross: FloatArray
     signals: FloatArray
-    """Weights of unit signal variance of units that are reliable, (n_reliable, d)."""
+    """Possible weights of unit signal variance of the units, (n_units, d)."""
     ceilings: FloatArray
+    """Possible noise ceilings of them, (n_units,)."""
 
 
 def fit_unrolled(
@@ -87,6 +100,8 @@ def fit_unrolled(
     *,
     resume: Checkpoint | None = None,
     save: Save | None = None,
+    watch: Watch | None = None,
+    team: Team = ALONE,
 ) -> UnrolledModel:
     """Train the network on people, sharing stimuli or not.
 
@@ -99,6 +114,10 @@ def fit_unrolled(
         Of an interrupted training with the same people and options: the result is that of training that was never interrupted.
     save : callable, optional
         Gets checkpoints.
+    watch : callable, optional
+        Looks on.
+    team : Team
+        Processes that train together, each on some of the contexts of a step.
 
     Returns
     -------
@@ -107,80 +126,73 @@ def fit_unrolled(
     Raises
     ------
     ValueError
-        If there is no person, people differ in their features, or a checkpoint does not fit.
+        If there is no person, people differ in their features, a checkpoint does not fit, or there are more processes than contexts.
     """
     import torch
 
     options = options or UnrolledOptions()
-    if not people:
-        raise ValueError("a population model needs at least one training person")
-    if len({person.features.shape[1] for person in people}) > 1:
-        raise ValueError("training people differ in their number of features")
-    basis = Basis.fit(people, min(options.max_dimensions, min(len(person.features) for person in people) // 2))
-    whitening, prepared = _prepare(people, basis, options)
+    options = replace(options, bf16=half_precision_helps(options.device)) if options.bf16 is None else options
+    tasks = team.tasks(options.contexts)
+    own = PriorOptions(
+        options.n_components, options.max_dimensions, n_iterations=PRIOR_ITERATIONS, max_units=options.max_units, seed=options.seed
+    )
+    prior = fit_prior(people, own)
+    whitening, prepared = _prepare(people, prior, options)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        network = make_network(len(whitening), options.size)
-    recipe = Recipe(options.steps, options.learning_rate, bf16=options.bf16, seed=options.seed, save_every=options.save_every)
-    first = round(options.renoised * options.steps)
+        network = make_network(len(whitening), options.size).to(options.device)
+    recipe = Recipe(options.steps, options.learning_rate, seed=options.seed, save_every=options.save_every)
+    first = round(options.simulated * options.steps)
 
-    def loss(network: torch.nn.Module, step: int, rng: np.random.Generator) -> torch.Tensor:
-        return _loss(network, prepared, options, rng, renoised=step < first)
+    def loss(joined: torch.nn.Module, step: int, draws: Draws) -> torch.Tensor:
+        batch = [_draw(prepared, options, draws.of(task), simulated=step < first) for task in tasks]
+        return _loss(joined, batch, options) * (len(batch) * team.size / options.contexts)
 
-    losses = optimise(network, loss, recipe, resume=resume, save=save)
-    weights = {name: values.detach().numpy().copy() for name, values in network.state_dict().items()}
-    model = UnrolledModel(basis, whitening, options.size, weights, 1.0, np.asarray(losses, dtype=np.float32))
+    losses = optimise(network, loss, recipe, resume=resume, save=save, watch=watch, team=team)
+    weights = {name: values.detach().cpu().numpy().copy() for name, values in network.state_dict().items()}
+    model = UnrolledModel(prior.basis, whitening, options.size, weights, 1.0, np.asarray(losses, dtype=np.float32))
     return _calibrate(model, people, prepared, options)
 
 
-def _prepare(people: Sequence[TrainingPerson], basis: Basis, options: UnrolledOptions) -> tuple[FloatArray, list[_Person]]:
-    """Light ridge on all data of everybody, and the components in which reliable units' weights are isotropic."""
+def _prepare(people: Sequence[TrainingPerson], prior: PriorModel, options: UnrolledOptions) -> tuple[FloatArray, list[_Person]]:
+    """Possible tunings of everybody's units, and the components in which they are isotropic."""
     rng = np.random.default_rng(options.seed)
-    fits = []
+    population, drawn = prior.population(), []
     for person in people:
-        rows = basis.apply(person.features, np.float64)
+        rows = prior.basis.apply(person.features, np.float64)
         chosen = np.sort(rng.permutation(person.responses.shape[1])[: options.max_units])
         responses = np.asarray(person.responses[:, chosen], dtype=np.float32)
-        gram = rows.T @ rows
-        light = gram + 0.01 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        weights = np.linalg.solve(light, rows.T @ responses)
-        error = ((responses - rows @ weights) ** 2).sum(axis=0) / max(1, len(rows) - np.trace(np.linalg.solve(light, gram)))
-        fits.append((rows, responses, weights, np.clip(1 - error / np.maximum(responses.var(axis=0), 1e-6), 0, 0.99)))
-    signals = [(weights / np.sqrt(np.maximum(ceilings, 0.05)))[:, ceilings > RELIABLE] for _, _, weights, ceilings in fits]
-    if not any(part.shape[1] for part in signals):  # nothing is reliable: all units then, rather than none
-        signals = [weights / np.sqrt(np.maximum(ceilings, 0.05)) for _, _, weights, ceilings in fits]
-    joined = np.concatenate(signals, axis=1)
-    second = joined @ joined.T / joined.shape[1]
-    values, vectors = np.linalg.eigh(second + 0.02 * np.trace(second) / len(second) * np.eye(len(second)))
+        drawn.append((rows, responses, *draw_posterior(population, reduce_data(rows, responses), rng)))
+    joined = np.concatenate([signals for _, _, signals, _ in drawn])
+    second = joined.T @ joined / len(joined)
+    values, vectors = np.linalg.eigh(second + FLOOR * np.trace(second) / len(second) * np.eye(len(second)))
     root = (vectors * np.sqrt(values)) @ vectors.T
     inverse = (vectors / np.sqrt(values)) @ vectors.T
     prepared = []
-    for (rows, responses, _, ceilings), own in zip(fits, signals, strict=True):
+    for rows, responses, signals, ceilings in drawn:
         white = rows @ root
         cross = (responses.T @ white.astype(np.float32)).astype(np.float32)
-        prepared.append(_Person(white, responses, white.T @ white, cross, (inverse @ own).T.astype(np.float32), ceilings))
+        prepared.append(_Person(white, responses, white.T @ white, cross, (signals @ inverse).astype(np.float32), ceilings))
     return root, prepared
 
 
-def _loss(
-    network: torch.nn.Module, people: Sequence[_Person], options: UnrolledOptions, rng: np.random.Generator, renoised: bool
-) -> torch.Tensor:
-    """Of a batch of contexts, a random person each."""
+def _loss(network: torch.nn.Module, batch: Sequence[tuple[npt.NDArray[Any], ...]], options: UnrolledOptions) -> torch.Tensor:
+    """Mean over contexts and units."""
     import torch
 
-    batch = [_draw(people, options, rng, renoised) for _ in range(options.contexts)]
-    arrays = [torch.from_numpy(np.stack([item[place] for item in batch]).astype(np.float32)) for place in range(6)]
+    arrays = [torch.from_numpy(np.stack([item[place] for item in batch]).astype(np.float32)).to(options.device) for place in range(6)]
     gram, cross, energy, n, rest_gram, rest_cross = arrays
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
+    with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16, enabled=bool(options.bf16)):
         weights, _ = network(gram, cross, energy, n)
     weights = weights.float()
     return ((weights @ rest_gram - 2 * rest_cross) * weights).sum(-1).mean()
 
 
-def _draw(people: Sequence[_Person], options: UnrolledOptions, rng: np.random.Generator, renoised: bool) -> tuple[npt.NDArray[Any], ...]:
+def _draw(
+    people: Sequence[_Person], options: UnrolledOptions, rng: np.random.Generator, *, simulated: bool
+) -> tuple[npt.NDArray[Any], ...]:
     """Moments of a context, and of the mean over the person's other stimuli."""
-    usable = [person for person in people if len(person.signals)] if renoised else people
-    person = usable[int(rng.integers(len(usable)))]
+    person = people[int(rng.integers(len(people)))]
     n_stimuli = len(person.rows)
     low, high = CONTEXT_SIZES[0], max(CONTEXT_SIZES[0] + 1, min(CONTEXT_SIZES[1], n_stimuli // 2))
     k = int(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -188,18 +200,17 @@ def _draw(people: Sequence[_Person], options: UnrolledOptions, rng: np.random.Ge
     rows = person.rows[chosen]
     gram = rows.T @ rows
     rest_gram = (person.gram - gram) / (n_stimuli - k)
-    if renoised:
-        units = rng.integers(len(person.signals), size=options.units)
-        ceilings = rng.uniform(*CEILINGS, size=(options.units, 1)).astype(np.float32)
+    units = rng.integers(len(person.signals), size=options.units)
+    if simulated:
+        ceilings = person.ceilings[units, None]
         weights = np.sqrt(ceilings) * person.signals[units]
         noise = np.sqrt(1 - ceilings) * rng.standard_normal((options.units, k), dtype=np.float32)
         responses = (weights @ rows.T.astype(np.float32) + noise).T
         rest_cross = weights @ rest_gram.astype(np.float32)
     else:
-        units = rng.integers(person.responses.shape[1], size=options.units)
         responses = person.responses[np.ix_(chosen, units)]
     cross = responses.T @ rows.astype(np.float32)
-    if not renoised:
+    if not simulated:
         rest_cross = (person.cross[units] - cross) / (n_stimuli - k)
     return gram, cross, np.einsum("iv,iv->v", responses, responses), np.asarray(k), rest_gram, rest_cross
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
-from conform_bids.encode.numerics.mixture_terms import Mixture, reduce_data
+from conform_bids.encode.numerics.mixture_terms import Levels, Mixture, draw_posterior, reduce_data
 from conform_bids.encode.numerics.population import Context, FloatArray, TrainingPerson
 from conform_bids.encode.numerics.worlds import World, WorldSize, in_family_world
 
@@ -146,3 +146,35 @@ def test_wrong_contexts_are_refused(model: PriorModel, world: World, bad: str) -
     context = {"features": Context(x[:, :-1], y), "rows": Context(x[:-1], y), "nan": Context(x, y)}[bad]
     with pytest.raises(ValueError, match={"features": "12 features", "rows": "as many rows", "nan": "finite"}[bad]):
         model.adapt(context)
+
+
+def test_draws_from_the_posterior_have_its_moments() -> None:
+    """Against the mixture of dense Gaussian posteriors, one a component and level; all units have the same responses."""
+    rng = np.random.default_rng(4)
+    d, n, n_draws, ceilings = 3, 6, 40_000, np.array([0.2, 0.6])
+    x, means = rng.standard_normal((n, d)), rng.standard_normal((2, d))
+    roots = rng.standard_normal((2, d, d)) * 0.4
+    mixture = Mixture(np.log([[0.2, 0.3], [0.1, 0.4]]), means, roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(d), Levels(ceilings))
+    y = 0.6 * x @ means.mean(axis=0) + rng.standard_normal(n)
+    logs, centres, seconds = [], [], []
+    for k in range(2):
+        for level, c in enumerate(ceilings):
+            s, prior = np.sqrt(c), mixture.covariances[k]
+            total = c * x @ prior @ x.T + (1 - c) * np.eye(n)
+            left = y - s * x @ means[k]
+            gain = s * prior @ x.T @ np.linalg.inv(total)
+            logs.append(mixture.log_shares[k, level] - 0.5 * (np.linalg.slogdet(total)[1] + left @ np.linalg.solve(total, left)))
+            centres.append(means[k] + gain @ left)
+            seconds.append(prior - s * gain @ x @ prior + np.outer(centres[-1], centres[-1]))
+    share = np.exp(np.array(logs) - max(logs))
+    share /= share.sum()
+    assert share.max() < 0.9, "several of them have to be possible"
+    data = reduce_data(x, np.repeat(y[:, None], n_draws, axis=1))
+    tunings, drawn = draw_posterior(mixture, data, rng)
+    mean, second = share @ np.array(centres), np.einsum("p,pij->ij", share, np.array(seconds))
+    np.testing.assert_allclose(tunings.mean(axis=0), mean, atol=0.02)
+    np.testing.assert_allclose(tunings.T @ tunings / n_draws, second, atol=0.05)
+    low = share[[0, 2]].sum()
+    assert np.mean(drawn < 0.4) == pytest.approx(low, abs=0.01)
+    assert drawn.min() >= 0.15
+    assert drawn.max() <= 0.8
