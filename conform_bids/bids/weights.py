@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.bids.derivatives import atomic_path
+from conform_bids.bids.hdf5_checks import check_file
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError
 
@@ -118,6 +119,7 @@ def read_weights(path: Path) -> EncodingWeights:
             attributes = dict(file.attrs)
             if attributes.get("layout") != _LAYOUT or int(attributes.get("version", 0)) != WEIGHTS_VERSION:
                 raise UnusableInputError(f"{path}: not a file of encoding weights, version {WEIGHTS_VERSION}")
+            check_file(file)
             arrays = {name: file[name][()] for name in ("weights", "intercept", "mean", "scale", "feature_space")}
             names = tuple(name.decode() for name in file["feature_names"][()])
         settings, cards = json.loads(attributes.pop("settings")), json.loads(attributes.pop("features"))

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path, write_json, write_text
 from conform_bids.encode.numerics.mixture import PriorModel
-from conform_bids.encode.numerics.population import PopulationModel
+from conform_bids.encode.numerics.population import Context, PopulationModel
 from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_losses", "read_model", "write_model"]
 
 MODEL_VERSION = 1
+_TRIED = 10
+"""Stimuli of noise that a model is tried on when it is read."""
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
 _ENGINES = ("prior", "unrolled", "incontext")
 
@@ -164,10 +166,27 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        model = _engine(card.engine).from_state(arrays, settings)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        model: PopulationModel = _engine(card.engine).from_state(arrays, settings)
+        _try(model, card)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, SafetensorError) as error:
         raise _broken(path.parent, error) from error
     return model, card
+
+
+def _try(model: PopulationModel, card: ModelCard) -> None:
+    """Apply a model to two units of noise: arrays that do not fit each other, or the card, are found before any data are read.
+
+    Raises
+    ------
+    ValueError
+        When it does not give a weight for each feature.
+    """
+    n_features = sum(int(space["n_features"]) for space in card.feature_spaces)
+    rng = np.random.default_rng(0)
+    context = Context(rng.standard_normal((_TRIED, n_features)).astype(np.float32), rng.standard_normal((_TRIED, 2)).astype(np.float32))
+    weights = model.adapt(context).weights
+    if weights.shape != (n_features, 2) or not np.isfinite(weights).all():
+        raise ValueError(f"it does not give weights for the {n_features} features of its card")
 
 
 def _engine(name: str) -> Any:

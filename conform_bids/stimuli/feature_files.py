@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.bids.derivatives import atomic_path
+from conform_bids.bids.hdf5_checks import check_array
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
@@ -169,31 +170,14 @@ def _read_hdf5(path: Path) -> _Content:
 
     with h5py.File(path, "r") as file:
         _check_version(file.attrs.get("version", FEATURES_VERSION))
-        values = _dataset(file, "features", path)
+        values = np.asarray(check_array(file, "features", largest=LARGEST_BYTES)[()])
         keys = {}
         for key in _KEYS:
             if key in file:
-                data = _dataset(file, key, path)
+                data = np.asarray(check_array(file, key, largest=LARGEST_BYTES)[()])
                 keys[key] = [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in data.ravel().tolist()]
         card = file.attrs.get("card")
         return values, keys, None if card is None else str(card)
-
-
-def _dataset(file: Any, name: str, path: Path) -> Array:
-    import h5py
-
-    link = file.get(name, getlink=True)
-    if link is None:
-        raise ValueError(f"it has no {name}")
-    if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
-        raise ValueError(f"{name} is a link or a group")
-    dataset = file[name]
-    if dataset.is_virtual or dataset.external:
-        raise ValueError(f"the values of {name} are in another file")
-    if dataset.size and dataset.id.get_storage_size() == 0:
-        raise ValueError(f"{name} was declared and never written")
-    _check_size(name, dataset.size * dataset.dtype.itemsize, path.stat().st_size)
-    return np.asarray(dataset[()])
 
 
 def _read_npz(path: Path) -> _Content:

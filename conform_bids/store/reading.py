@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conform_bids.bids.filters import compile_trial_filter
+from conform_bids.bids.hdf5_checks import check_array
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.store.grid import read_parcels
@@ -227,7 +228,7 @@ class Store:
         import h5py
 
         with h5py.File(self._file(participant_id), "r") as file:
-            return np.asarray(file["mean"][()]), np.asarray(file["scale"][()])
+            return _array(file, "mean"), _array(file, "scale")
 
     def ncsnr(self, participant_id: str, split: str = "test") -> Float32Array:
         """Noise-ceiling signal-to-noise ratio of each unit.
@@ -242,7 +243,7 @@ class Store:
         with h5py.File(self._file(participant_id), "r") as file:
             if f"ncsnr/{split}" not in file:
                 raise MissingInputError(f"{participant_id}: no stimulus of {split} repeats, so there is no noise ceiling")
-            return np.asarray(file[f"ncsnr/{split}"][()])
+            return _array(file["ncsnr"], split)
 
     def torch_dataset(
         self,
@@ -277,6 +278,14 @@ class Store:
         return self._open[participant_id]
 
 
+def _array(group: Any, name: str) -> Float32Array:
+    """An array of a store's file, which somebody else may have made."""
+    try:
+        return np.asarray(check_array(group, name)[()])
+    except ValueError as error:
+        raise UnusableInputError(f"{group.file.filename}: {error}") from error
+
+
 def _open_betas(path: Path, n_units: int) -> _Betas:
     """Map a participant's file, and find each trial in it by the index of its chunks."""
     import h5py
@@ -289,6 +298,7 @@ def _open_betas(path: Path, n_units: int) -> _Betas:
             plain = betas.dtype == np.dtype("<f2") and betas.compression is None and betas.chunks is not None
             if not plain or betas.shape[1] != n_units or betas.chunks[1] != n_units:
                 raise UnusableInputError(f"{path}: its betas are not laid out as the store's")
+            check_array(file, "betas", largest=path.stat().st_size)
             offsets = np.zeros(betas.shape[0], dtype=np.int64)
             betas.id.chunk_iter(lambda chunk: _place_chunk(offsets, chunk, betas.chunks[0], n_units))
     except (OSError, KeyError, TypeError, ValueError) as error:
