@@ -9,7 +9,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["available_memory_gb", "cgroup_folders", "number", "read_text"]
+__all__ = ["MAX_DEFLATE_RATIO", "available_memory_gb", "cgroup_folders", "number", "read_text"]
+
+MAX_DEFLATE_RATIO = 1032
+"""Bytes that one byte of a deflated stream (gzip, zip, HDF5) can stand for at most (zlib's technical notes)."""
 
 _BYTES_PER_GB = 1e9
 _UNLIMITED = 1 << 60  # control groups (version 1) write a number near 2^63 for no limit

@@ -24,8 +24,8 @@ import numpy as np
 from conform_bids.align.numerics.data import Parcel, Standard
 from conform_bids.align.numerics.maps import FamilyTemplate, ParcelMap, ParcelTemplate, PersonMap, SharedMap, Template
 from conform_bids.align.numerics.options import AlignOptions, Setting
+from conform_bids.bids.array_checks import check_file
 from conform_bids.bids.derivatives import atomic_path
-from conform_bids.bids.hdf5_checks import check_file
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.errors import MissingInputError, UnusableInputError
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.bids.array_checks import check_file
 from conform_bids.bids.derivatives import atomic_path
-from conform_bids.bids.hdf5_checks import check_file
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError
 

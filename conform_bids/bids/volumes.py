@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import VolumeSpace
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
-from conform_bids.memory import available_memory_gb
+from conform_bids.memory import MAX_DEFLATE_RATIO, available_memory_gb
 
 __all__ = [
     "VolumeHeader",
@@ -40,9 +40,6 @@ __all__ = [
     "volume_space",
     "write_volumes",
 ]
-
-MAX_DEFLATE_RATIO = 1032
-"""Bytes that one byte of a deflated stream can stand for at most (zlib's technical notes)."""
 
 BOMB_RATIO = 100
 """Measured data take at least a hundredth of their size when they are packed; a brain in a wide empty frame, about a tenth."""

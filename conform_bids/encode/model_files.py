@@ -22,6 +22,8 @@ __all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_losses
 MODEL_VERSION = 1
 _TRIED = 10
 """Stimuli of noise that a model is tried on when it is read."""
+_TOLD = ("losses", "objective")
+"""Arrays that say how the training went, and are shown only."""
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
 _ENGINES = ("prior", "unrolled", "incontext")
 
@@ -166,6 +168,9 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        unset = sorted(name for name, values in arrays.items() if name not in _TOLD and np.isnan(values).any())
+        if unset:
+            raise ValueError(f"{unset[0]} is not a number in places")
         model: PopulationModel = _engine(card.engine).from_state(arrays, settings)
         _try(model, card)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, SafetensorError) as error:
@@ -184,8 +189,9 @@ def _try(model: PopulationModel, card: ModelCard) -> None:
     n_features = sum(int(space["n_features"]) for space in card.feature_spaces)
     rng = np.random.default_rng(0)
     context = Context(rng.standard_normal((_TRIED, n_features)).astype(np.float32), rng.standard_normal((_TRIED, 2)).astype(np.float32))
-    weights = model.adapt(context).weights
-    if weights.shape != (n_features, 2) or not np.isfinite(weights).all():
+    found = model.adapt(context)
+    finite = all(np.isfinite(values).all() for values in (found.weights, found.bias, found.signal_share))
+    if found.weights.shape != (n_features, 2) or not finite:
         raise ValueError(f"it does not give weights for the {n_features} features of its card")
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from conform_bids.bids.array_checks import check_array
 from conform_bids.bids.filters import compile_trial_filter
-from conform_bids.bids.hdf5_checks import check_array
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
 from conform_bids.store.grid import read_parcels

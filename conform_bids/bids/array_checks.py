@@ -1,15 +1,17 @@
-"""HDF5 files of others: what a file declares is looked at before anything of it is read."""
+"""HDF5 and npz files of others: what a file declares is looked at before anything of it is read."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from conform_bids.bids.volumes import MAX_DEFLATE_RATIO
-from conform_bids.memory import available_memory_gb
+import numpy as np
 
-__all__ = ["check_array", "check_file"]
+from conform_bids.memory import MAX_DEFLATE_RATIO, available_memory_gb
+
+__all__ = ["check_array", "check_file", "check_npz"]
 
 _MARGIN = 1024
 
@@ -76,11 +78,45 @@ def check_array(group: Any, name: str, *, largest: int | None = None) -> Any:
         raise ValueError(f"{name} holds objects ({dataset.dtype}), not numbers or text")
     if dataset.size and dataset.id.get_storage_size() == 0:
         raise ValueError(f"{name} was declared and never written")
-    declared = dataset.size * dataset.dtype.itemsize
-    limit = available_memory_gb() * 1e9 if largest is None else largest
-    if declared > min(limit, MAX_DEFLATE_RATIO * os.stat(Path(group.file.filename)).st_size + _MARGIN):
-        raise ValueError(f"{name} declares {declared:,} bytes, more than the file can hold or conform reads")
+    _check_size(name, dataset.size * dataset.dtype.itemsize, os.stat(Path(group.file.filename)).st_size, largest)
     return dataset
+
+
+def check_npz(path: str | os.PathLike[str]) -> None:
+    """Look at every array of an npz file that is about to be read.
+
+    Raises
+    ------
+    ValueError
+        When one holds pickled objects, or they declare more than the file can hold, or than the memory that there is.
+    OSError, zipfile.BadZipFile
+        When it is no archive.
+    """
+    size = os.stat(path).st_size
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_size("it", sum(member.file_size for member in members), size)
+        for member in members:
+            _check_header(archive, member)
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Hold the shape that an array declares against the bytes that it has."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds pickled objects, which are never loaded; save plain arrays of numbers and text")
+    declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
+    if declared > member.file_size:
+        raise ValueError(f"{member.filename} declares {declared:,} bytes and has {member.file_size:,}")
+
+
+def _check_size(name: str, declared: int, stored: int, largest: int | None = None) -> None:
+    limit = available_memory_gb() * 1e9 if largest is None else largest
+    if declared > min(limit, MAX_DEFLATE_RATIO * stored + _MARGIN):
+        raise ValueError(f"{name} declares {declared:,} bytes, more than the file can hold, or than conform may take")
 
 
 def _item(group: Any, name: str) -> Any:
