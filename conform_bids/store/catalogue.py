@@ -197,8 +197,8 @@ def read_features(path: Path) -> pd.DataFrame:
     """
     try:
         if path.suffix == ".npz":
-            check_npz(path)
             with np.load(path, allow_pickle=False) as archive:
+                check_npz(path)
                 table = pd.DataFrame(archive["features"])
                 for name in ("sha256", "stim_id", "dataset"):
                     if name in archive.files:
