@@ -120,7 +120,25 @@ class _PbsMixin(_BatchMixin):
         return not (ended or re.search(r"job_state = [CF]\b", answer.stdout))
 
 
-_MIXINS: dict[str, type[_BatchMixin]] = {"SLURM": _SlurmMixin, "PBS": _PbsMixin}
+class _SgeMixin(_BatchMixin):
+    """SGE: Nipype's question takes a minute for a job that the system has forgotten, and then says that it still runs."""
+
+    def _is_pending(self, taskid: int) -> bool:
+        try:
+            answer = subprocess.run(["qstat", "-j", str(taskid)], capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            _LOGGER.warning("SGE does not answer; asked again: %s", error)
+            return True
+        if "do not exist" in answer.stdout + answer.stderr:
+            return False
+        stuck = re.search(r"^error reason.*", answer.stdout, re.MULTILINE)
+        if stuck:  # it would wait in this state until somebody clears it
+            _LOGGER.error("SGE cannot start job %s, which is cancelled: %s", taskid, stuck[0])
+            cancel_jobs(self._cancel_command, [taskid])
+        return not stuck
+
+
+_MIXINS: dict[str, type[_BatchMixin]] = {"SLURM": _SlurmMixin, "PBS": _PbsMixin, "SGE": _SgeMixin}
 
 
 def batch_plugin(name: str, plugin_args: Mapping[str, Any], record: RunRecord) -> Any:

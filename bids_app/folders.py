@@ -29,6 +29,7 @@ __all__ = [
     "former_files",
     "make_work_dir",
     "settings_record",
+    "tidy_output",
 ]
 
 SETTINGS_RECORD = Path("logs") / "settings.json"
@@ -156,6 +157,14 @@ def clean_work_dir(config: RunConfig) -> None:
     if folder.is_symlink() or not (folder / _MARKER).is_file():
         raise UsageError(f"--clean-workdir: {folder} is not a work folder that {config.app} made; nothing was removed")
     shutil.rmtree(folder)
+
+
+def tidy_output(output_dir: Path, participants: Iterable[str]) -> None:
+    """Remove temporary files of runs that were killed, at the root and in the folders of these participants."""
+    from conform_bids.bids.atomic import remove_left_behind
+
+    own = {f"sub-{label}" for label in participants}
+    remove_left_behind(path for path in output_dir.iterdir() if path.name in own or not (path.name.startswith("sub-") and path.is_dir()))
 
 
 def former_files(output_dir: Path, participant: str, jobs: Iterable[Job]) -> list[Path]:

@@ -6,7 +6,7 @@ Nothing here imports nipype, torch or nilearn, nor writes a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ def make_plan(app: App, config: RunConfig, dataset: Dataset, selection: Selectio
             planned: ParticipantPlan = plan_participant(participant, dataset, selection, config.settings, resources, config.output_dir)
             if not planned.jobs:
                 raise MissingInputError(f"sub-{participant}: nothing to do")
+            _refuse_bombs(planned.jobs, resources)
         except UsageError:
             raise
         except Exception as error:
@@ -98,6 +99,15 @@ def make_plan(app: App, config: RunConfig, dataset: Dataset, selection: Selectio
             jobs[dataset.label_of(participant)] = planned.jobs
             warnings += planned.warnings
     return RunPlan(jobs, failures, tuple(dict.fromkeys((*dataset.warnings, *warnings))))
+
+
+def _refuse_bombs(jobs: Iterable[Job], resources: Resources) -> None:
+    """Refuse inputs that pack next to nothing into more than the memory; sound ones of that size are read in pieces."""
+    for job in jobs:
+        if job.mem_gb > resources.memory_gb:
+            from conform_bids.bids.images import refuse_bombs
+
+            refuse_bombs(job.inputs, resources.memory_gb)
 
 
 def selection_of(app: App, config: RunConfig) -> tuple[Selection, tuple[str, ...]]:

@@ -227,7 +227,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
 
 def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequence[Dataset], plan: RunPlan) -> int:
     """Build, execute, report and record; reports are written whatever happens."""
-    from bids_app.folders import FormerFiles
+    from bids_app.folders import FormerFiles, tidy_output
     from bids_app.provenance import about, collect
     from bids_app.record import participants_in, write_group, write_logs, write_reports, write_root_files
 
@@ -238,6 +238,7 @@ def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequen
     if plan.jobs:
         write_root_files(app, config, datasets)
         write_logs(app, config, plan.jobs, provenance)
+        tidy_output(config.output_dir, plan.jobs)
         former = FormerFiles.of(config.output_dir, plan.jobs) if config.actions.overwrite else None
         try:
             outcome = _execute(app, config, resources, plan, failures)
@@ -257,6 +258,7 @@ def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequen
             write_root_files(app, config, datasets)
             write_logs(app, config, (), provenance)
             _write_participants(config, datasets)
+            tidy_output(config.output_dir, ())
         group_failure = write_group(app, config, labels, about(provenance), _for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bids_app.environment import prepare_environment
 from conform_bids import __version__
+from conform_bids.bids.atomic import remove_left_behind
 from conform_bids.errors import ConformError, UsageError
 
 __all__ = ["main"]
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_environment()
     given = _parser().parse_args(arguments)
     try:
+        if given.command in ("create", "append"):
+            remove_left_behind([given.store])  # of a run that was killed
         return int(_COMMANDS[given.command](given))
     except ConformError as error:
         print(f"conform-store: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ import numpy as np
 from conform_bids.align.numerics.data import Parcel, Standard
 from conform_bids.align.numerics.maps import FamilyTemplate, ParcelMap, ParcelTemplate, PersonMap, SharedMap, Template
 from conform_bids.align.numerics.options import AlignOptions, Setting
+from conform_bids.bids.array_checks import check_file
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.errors import MissingInputError, UnusableInputError
@@ -211,6 +212,11 @@ class _Opened:
         if int(attributes["version"]) > VERSION:
             self._file.close()
             raise UnusableInputError(f"{self._path}: of a later version; this conform reads up to {VERSION}")
+        try:
+            check_file(self._file)
+        except ValueError as error:
+            self._file.close()
+            raise UnusableInputError(f"{self._path}: not a {self._role} of conform-align, or broken ({error})") from error
         return self._file
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

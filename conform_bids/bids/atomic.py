@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,14 @@ from conform_bids.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["atomic_path", "lock_file", "write_json", "write_text", "write_tsv"]
+__all__ = ["atomic_path", "lock_file", "remove_left_behind", "write_json", "write_text", "write_tsv"]
 
 TEMPORARY_PREFIX = ".conform-"
 LOCK_NAME = ".conform.lock"
 LOCK_TIMEOUT_S = 120.0
 STALE_LOCK_S = 600.0
+LEFT_BEHIND_S = 3600.0
+"""Age at which a temporary file of a process that cannot be asked (on another machine, in another container) counts as left behind."""
 _POLL_S = 0.05
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
@@ -52,7 +56,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     extension = "".join(final.name.lstrip(".").partition(".")[1:])
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{extension}")
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{extension}")
     try:
         yield temporary
         _flush(temporary)
@@ -65,6 +69,56 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     with contextlib.suppress(OSError):  # some network file systems refuse it on folders
         _flush(final.parent)
+
+
+def remove_left_behind(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Remove temporary files that processes left behind which were killed while they wrote; those of living ones stay.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        Files, and folders with all that is below them but for what symbolic links lead to.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+    """
+    removed = []
+    for given in map(Path, paths):
+        found = (Path(place, name) for place, _, names in os.walk(given) for name in names)
+        for path in found if given.is_dir() else (given,):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                with contextlib.suppress(OSError):  # another run may be tidying up too, or it may not be ours to remove
+                    if _is_left_behind(path):
+                        path.unlink()
+                        removed.append(path)
+    return removed
+
+
+def _is_left_behind(path: Path) -> bool:
+    machine, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition("-")
+    process = rest.partition("-")[0]
+    if machine == _machine() and process.isdecimal():
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # of another user, so it is there
+            return False
+        return False
+    return time.time() - path.lstat().st_mtime > LEFT_BEHIND_S
+
+
+@functools.cache
+def _machine() -> str:
+    """What tells apart where numbers of processes mean the same: a machine, from one start to the next, and a container on it."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
 def _flush(path: Path) -> None:

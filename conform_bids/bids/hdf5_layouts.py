@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.bids.array_checks import check_file
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError
@@ -218,6 +219,7 @@ def read_decomposition(path: str | Path) -> Decomposition:
             version = int(file.attrs["version"])
             if version > DECOMPOSITION_VERSION:
                 raise UnusableInputError(f"{path}: of version {version}; this conform reads up to {DECOMPOSITION_VERSION}")
+            check_file(file)
             attributes = {key: _plain(value) for key, value in file.attrs.items()}
             settings = json.loads(attributes.pop("settings", "{}"))
             centre, spread = _get(file, "centre"), _get(file, "spread")

@@ -6,7 +6,7 @@ believed before it is compared with the file's size, and whatever is wrong with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "read_bold",
     "read_maps",
     "read_space",
+    "refuse_bombs",
     "write_maps",
 ]
 
@@ -123,6 +124,19 @@ def read_space(
             f"{mask}: the mask is of another grid than {files[0]} (shape {mask_header.shape} against {space.shape}, or another affine)"
         )
     return replace(space, mask=inside)
+
+
+def refuse_bombs(files: Iterable[str | Path], memory_gb: float) -> None:
+    """Refuse packed volumes that are next to nothing when packed; for jobs that want more memory than there is.
+
+    Raises
+    ------
+    MissingInputError, UnusableInputError
+        The latter naming the first such file.
+    """
+    for path in map(Path, files):
+        if path.name.endswith(".nii.gz"):
+            volumes.refuse_bomb(path, volumes.read_volume_header(path).n_bytes, memory_gb)
 
 
 def describe_bold(files: Sequence[str | Path]) -> BoldHeader:

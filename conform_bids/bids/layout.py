@@ -137,6 +137,8 @@ class DatasetIndex:
     def _build_database(self, folder: Path) -> None:
         if self._database_file.exists():
             self._warn(f"{self._database_file}: broken, or the index of another dataset; made again")
+        for left_behind in folder.glob(f"{TEMPORARY_PREFIX}*"):  # by a job that was killed: we hold the lock
+            shutil.rmtree(left_behind, ignore_errors=True)
         temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
         try:
             layout = self._index([*self._ignore, re.compile(r"^/(?!sub-)")], temporary)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from conform_bids.bids.array_checks import check_npz
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.errors import UnusableInputError
 
@@ -368,6 +369,7 @@ def load_space(path: str | Path) -> Space:
         When the file is not one of ours, or holds pickled objects.
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         identity = json.loads(str(arrays.pop("identity")))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import VolumeSpace
 from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
+from conform_bids.memory import MAX_DEFLATE_RATIO, available_memory_gb
 
 __all__ = [
     "VolumeHeader",
@@ -35,12 +36,13 @@ __all__ = [
     "read_volume_header",
     "read_volumes",
     "reading",
+    "refuse_bomb",
     "volume_space",
     "write_volumes",
 ]
 
-MAX_DEFLATE_RATIO = 1032
-"""Bytes that one byte of a deflated stream can stand for at most (zlib's technical notes)."""
+BOMB_RATIO = 100
+"""Measured data take at least a hundredth of their size when they are packed; a brain in a wide empty frame, about a tenth."""
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"  # no time stamp, fastest, unknown system: bytes are reproducible
 _GZIP_LEVEL = 1
@@ -63,7 +65,7 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def check_size(path: str | Path, declared: int, *, compressed: bool) -> None:
-    """Refuse a file whose header declares more bytes than it can hold, before anything is allocated.
+    """Refuse a file whose header declares more bytes than it can hold, or a bomb, before anything is allocated.
 
     Raises
     ------
@@ -73,6 +75,26 @@ def check_size(path: str | Path, declared: int, *, compressed: bool) -> None:
     size = Path(path).stat().st_size
     if declared > size * (MAX_DEFLATE_RATIO if compressed else 1):
         raise UnusableInputError(f"{path}: truncated, or a corrupt header: it declares {declared:,} bytes of data, the file has {size:,}")
+    if compressed and declared > available_memory_gb() * 1e9:
+        refuse_bomb(path, declared, available_memory_gb())
+
+
+def refuse_bomb(path: str | Path, declared: int, memory_gb: float) -> None:
+    """Refuse a file that would fill the memory with next to nothing; for what declares more than the memory.
+
+    Sound images larger than the memory pass, as they are read in pieces: no image of something packs as well as a bomb.
+
+    Raises
+    ------
+    UnusableInputError
+        Naming the file, and what it declares.
+    """
+    times = declared // max(Path(path).stat().st_size, 1)
+    if times > BOMB_RATIO:
+        raise UnusableInputError(
+            f"{path}: declares {declared:,} bytes of data, {times:,} times its size, which nothing that was measured does, "
+            f"where there is memory for {memory_gb:.1f} GB (--mem)"
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,11 @@ class VolumeHeader:
     qform: NDArray[np.float64]
     unit: str
     repetition_time_s: float | None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file once it is unpacked."""
+        return self.offset + prod(self.shape) * (self.n_volumes or 1) * self.dtype.itemsize
 
 
 def read_volume_header(path: str | Path) -> VolumeHeader:
@@ -211,7 +238,9 @@ def read_mask(path: str | Path) -> tuple[NDArray[np.bool_], VolumeHeader]:
     if (header.n_volumes or 1) != 1:
         raise UnusableInputError(f"{path}: a mask is one volume, this has {header.n_volumes}")
     with reading(path):
-        flat = next(_raw_volumes(header)).astype(np.float64) * header.slope + header.inter
+        flat = next(_raw_volumes(header))
+        if (header.slope, header.inter) != (1.0, 0.0):
+            flat = flat.astype(np.float64) * header.slope + header.inter
     mask = ((flat != 0) & np.isfinite(flat)).reshape(header.shape, order="F")
     if not mask.any():
         raise UnusableInputError(f"{path}: the mask is empty")

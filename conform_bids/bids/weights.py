@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.bids.array_checks import check_file
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError
@@ -118,6 +119,7 @@ def read_weights(path: Path) -> EncodingWeights:
             attributes = dict(file.attrs)
             if attributes.get("layout") != _LAYOUT or int(attributes.get("version", 0)) != WEIGHTS_VERSION:
                 raise UnusableInputError(f"{path}: not a file of encoding weights, version {WEIGHTS_VERSION}")
+            check_file(file)
             arrays = {name: file[name][()] for name in ("weights", "intercept", "mean", "scale", "feature_space")}
             names = tuple(name.decode() for name in file["feature_names"][()])
         settings, cards = json.loads(attributes.pop("settings")), json.loads(attributes.pop("features"))
@@ -125,6 +127,8 @@ def read_weights(path: Path) -> EncodingWeights:
         raise UnusableInputError(f"{path}: not a whole file of encoding weights: {error}") from error
     n_features, n_units = arrays["weights"].shape if arrays["weights"].ndim == 2 else (-1, -1)
     short = [name for name in ("intercept", "mean", "scale") if arrays[name].shape != (n_units,)]
+    if any(values.dtype.kind not in "fiu" for values in arrays.values()):
+        raise UnusableInputError(f"{path}: its weights are not numbers")
     if short or len(names) != n_features or arrays["feature_space"].shape != (n_features,):
         raise UnusableInputError(f"{path}: its arrays do not fit each other")
     return EncodingWeights(feature_names=names, cards=tuple(cards), attributes=attributes, settings=settings, **arrays)

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path, write_json, write_text
 from conform_bids.encode.numerics.mixture import PriorModel
-from conform_bids.encode.numerics.population import PopulationModel
+from conform_bids.encode.numerics.population import Context, PopulationModel
 from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = ["MODEL_VERSION", "ModelCard", "find_model", "read_card", "read_losses", "read_model", "write_model"]
 
 MODEL_VERSION = 1
+_TRIED = 10
+"""Stimuli of noise that a model is tried on when it is read."""
+_TOLD = ("losses", "objective")
+"""Arrays that say how the training went, and are shown only."""
 _ARRAYS, _CARD, _README = "model.safetensors", "model_card.json", "README.md"
 _ENGINES = ("prior", "unrolled", "incontext")
 
@@ -167,10 +171,31 @@ def read_model(folder: Path) -> tuple[PopulationModel, ModelCard]:
         with safe_open(path, framework="numpy") as file:
             settings = json.loads(file.metadata()["settings"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        model = _engine(card.engine).from_state(arrays, settings)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        unset = sorted(name for name, values in arrays.items() if name not in _TOLD and np.isnan(values).any())
+        if unset:
+            raise ValueError(f"{unset[0]} is not a number in places")
+        model: PopulationModel = _engine(card.engine).from_state(arrays, settings)
+        _try(model, card)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, SafetensorError) as error:
         raise _broken(path.parent, error) from error
     return model, card
+
+
+def _try(model: PopulationModel, card: ModelCard) -> None:
+    """Apply a model to two units of noise: arrays that do not fit each other, or the card, are found before any data are read.
+
+    Raises
+    ------
+    ValueError
+        When it does not give a weight for each feature.
+    """
+    n_features = sum(int(space["n_features"]) for space in card.feature_spaces)
+    rng = np.random.default_rng(0)
+    context = Context(rng.standard_normal((_TRIED, n_features)).astype(np.float32), rng.standard_normal((_TRIED, 2)).astype(np.float32))
+    found = model.adapt(context)
+    finite = all(np.isfinite(values).all() for values in (found.weights, found.bias, found.signal_share))
+    if found.weights.shape != (n_features, 2) or not finite:
+        raise ValueError(f"it does not give weights for the {n_features} features of its card")
 
 
 def _engine(name: str) -> Any:

@@ -18,7 +18,6 @@ larger than what the file can hold.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.bids.array_checks import check_array, check_npz
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+from conform_bids.memory import available_memory_gb
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
 from conform_bids.stimuli.identity import MISSING
 
@@ -36,10 +37,6 @@ __all__ = ["EXTENSIONS", "FEATURES_VERSION", "read_feature_spaces", "read_featur
 
 FEATURES_VERSION = 1
 EXTENSIONS = (".h5", ".hdf5", ".npz", ".parquet")
-LARGEST_BYTES = 1 << 36
-"""64 GiB: 16 million stimuli of 1,024 features; a file that declares more is not read."""
-_DEFLATE = 1100
-"""Compression ratio that neither zip nor HDF5's gzip can exceed (1,032)."""
 _LARGEST_CARD = 1 << 20
 _KEYS = ("stim_id", "sha256")
 _MOMENTS = ("time", "frame")
@@ -181,51 +178,24 @@ def _check_version(version: Any) -> None:
         raise ValueError(f"of version {int(version)}; this conform reads up to {FEATURES_VERSION}")
 
 
-def _check_size(name: str, declared: int, stored: int, limit: int = LARGEST_BYTES) -> None:
-    """Refuse an array before any memory is taken for it."""
-    if declared > min(limit, _DEFLATE * stored + 1024):
-        raise ValueError(f"{name} declares {declared:,} bytes, more than the file can hold or conform reads")
-
-
 def _read_hdf5(path: Path) -> _Content:
     import h5py
 
     with h5py.File(path, "r") as file:
         _check_version(file.attrs.get("version", FEATURES_VERSION))
-        values = _dataset(file, "features", path)
+        values = np.asarray(check_array(file, "features")[()])
         keys = {}
         for key in _KEYS:
             if key in file:
-                data = _dataset(file, key, path)
+                data = np.asarray(check_array(file, key)[()])
                 keys[key] = [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in data.ravel().tolist()]
-        moments = {key: _dataset(file, key, path) for key in _MOMENTS if key in file}
+        mome        moments = {key: np.asarray(check_array(file, key)[()]) for key in _MOMENTS if key in file}
         card = file.attrs.get("card")
         return values, keys, None if card is None else str(card), moments
 
 
-def _dataset(file: Any, name: str, path: Path) -> Array:
-    import h5py
-
-    link = file.get(name, getlink=True)
-    if link is None:
-        raise ValueError(f"it has no {name}")
-    if not isinstance(link, h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
-        raise ValueError(f"{name} is a link or a group")
-    dataset = file[name]
-    if dataset.is_virtual or dataset.external:
-        raise ValueError(f"the values of {name} are in another file")
-    if dataset.size and dataset.id.get_storage_size() == 0:
-        raise ValueError(f"{name} was declared and never written")
-    _check_size(name, dataset.size * dataset.dtype.itemsize, path.stat().st_size)
-    return np.asarray(dataset[()])
-
-
 def _read_npz(path: Path) -> _Content:
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _check_size(member.filename, member.file_size, size)
-            _check_header(archive, member)
+    check_npz(path)
     with np.load(path, allow_pickle=False) as file:
         if "version" in file:
             _check_version(file["version"])
@@ -237,19 +207,6 @@ def _read_npz(path: Path) -> _Content:
         return values, keys, str(file["card"][()]) if "card" in file else None, moments
 
 
-def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Hold the shape that an array declares against the bytes that it has."""
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds pickled objects, which are never loaded; save plain arrays of numbers and text")
-    declared = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    if declared > member.file_size:
-        raise ValueError(f"{member.filename} declares {declared:,} bytes and has {member.file_size:,}")
-
-
 def _read_parquet(path: Path) -> _Content:
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -259,8 +216,8 @@ def _read_parquet(path: Path) -> _Content:
         if file.metadata.num_rows > path.stat().st_size:  # a row has a key of its own, of a byte at least
             raise ValueError(f"it declares {file.metadata.num_rows:,} rows, more than the file can hold")
         groups = (file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
-        if sum(groups) > LARGEST_BYTES:
-            raise ValueError(f"it declares more than {LARGEST_BYTES:,} bytes")
+        if (declared := sum(groups)) > available_memory_gb() * 1e9:
+            raise ValueError(f"it declares {declared:,} bytes, more than the memory that there is")
         table = file.read()
     metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items() if key in (b"card", b"version")}
     _check_version(metadata.get("version", FEATURES_VERSION))

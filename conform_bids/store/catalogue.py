@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from conform_bids.bids.array_checks import check_npz
 from conform_bids.bids.splits import check_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import UnusableInputError, UsageError
@@ -216,6 +218,7 @@ def read_features(path: Path) -> pd.DataFrame:
             table = pd.DataFrame(features.values).assign(sha256=list(features.sha256), stim_id=list(features.stim_ids))
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
+                check_npz(path)
                 table = pd.DataFrame(archive["features"])
                 for name in ("sha256", "stim_id", "dataset"):
                     if name in archive.files:
@@ -224,7 +227,7 @@ def read_features(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             table = read_tsv(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UnusableInputError(f"{path}: not a table of features ({error})") from error
     text = [name for name in ("sha256", "dataset", "stim_id") if name in table.columns]
     if not set(text) & {"sha256", "stim_id"}:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from conform_bids.bids.array_checks import check_npz
 from conform_bids.bids.atomic import atomic_path
 from conform_bids.bids.images import read_space
 from conform_bids.bids.parcellations import read_parcellation
@@ -68,6 +69,7 @@ def read_parcels(path: Path) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     UnusableInputError
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as archive:
             return archive["labels"], tuple(archive["names"].tolist())
     except Exception as error:  # zip and NumPy each fail in their own way on a foreign file

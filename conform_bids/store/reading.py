@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from conform_bids.bids.array_checks import check_array
 from conform_bids.bids.filters import compile_trial_filter
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
@@ -227,7 +228,7 @@ class Store:
         import h5py
 
         with h5py.File(self._file(participant_id), "r") as file:
-            return np.asarray(file["mean"][()]), np.asarray(file["scale"][()])
+            return _array(file, "mean"), _array(file, "scale")
 
     def ncsnr(self, participant_id: str, split: str = "test") -> Float32Array:
         """Noise-ceiling signal-to-noise ratio of each unit.
@@ -242,7 +243,7 @@ class Store:
         with h5py.File(self._file(participant_id), "r") as file:
             if f"ncsnr/{split}" not in file:
                 raise MissingInputError(f"{participant_id}: no stimulus of {split} repeats, so there is no noise ceiling")
-            return np.asarray(file[f"ncsnr/{split}"][()])
+            return _array(file["ncsnr"], split)
 
     def torch_dataset(
         self,
@@ -275,6 +276,14 @@ class Store:
         if participant_id not in self._open:
             self._open[participant_id] = _open_betas(self._file(participant_id), self.n_units)
         return self._open[participant_id]
+
+
+def _array(group: Any, name: str) -> Float32Array:
+    """An array of a store's file, which somebody else may have made."""
+    try:
+        return np.asarray(check_array(group, name)[()])
+    except ValueError as error:
+        raise UnusableInputError(f"{group.file.filename}: {error}") from error
 
 
 def _open_betas(path: Path, n_units: int) -> _Betas:

@@ -92,7 +92,7 @@ class TestAtomicPath:
         assert content.read_text() == "kept"
         assert not (tmp_path / "a.json").is_symlink()
 
-    def test_killed_writer_leaves_no_final_name(self, tmp_path: Path) -> None:
+    def test_killed_writer_leaves_no_final_name_and_is_tidied_up_after(self, tmp_path: Path) -> None:
         program = (
             "import sys, time; from conform_bids.bids.derivatives import atomic_path\n"
             f"with atomic_path({str(tmp_path / 'a.nii')!r}) as path:\n"
@@ -101,10 +101,24 @@ class TestAtomicPath:
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        assert atomic.remove_left_behind([tmp_path]) == [], "its process lives"
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        assert all(name.startswith(".conform-") for name in os.listdir(tmp_path))
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".conform-")
+        assert atomic.remove_left_behind([tmp_path]) == [left]
+        assert os.listdir(tmp_path) == []
+
+    def test_temporaries_of_other_machines_go_by_their_age(self, tmp_path: Path) -> None:
+        new, old, lock = (tmp_path / name for name in (".conform-0123abcd-7-x.nii.gz", ".conform-abcdef.tsv", ".conform.lock"))
+        for path in (new, old, lock):
+            path.write_text("")
+        past = time.time() - atomic.LEFT_BEHIND_S - 1
+        os.utime(old, (past, past))
+        os.utime(lock, (past, past))
+        assert atomic.remove_left_behind([tmp_path]) == [old]
+        assert atomic.remove_left_behind([new, lock]) == []
 
 
 class TestTables:

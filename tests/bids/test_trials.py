@@ -67,6 +67,7 @@ def test_stimuli_and_their_files(tmp_path: Path) -> None:
     text = "onset\tduration\tstim_id\tstim_file\n1\t1\ta\tfaces/a.png\n2\t1\tb.png\tn/a\n3\t1\tc\tgone.png\n4\t1\td\t../secret\n"
     text += f"5\t1\te\t{tmp_path}/secret\n6\t1\tfaces\tn/a\n"
     text += f"7\t1\t../secret\tn/a\n8\t1\tf\tfaces/../../secret\n9\t1\tg\tC:\\secret\n10\t1\th\t{'x' * 5000}\n"
+    text += '11\t1\t"i\nj"\t"faces/../\n../secret"\n'
     table = build(make_run(tmp_path, text))
     found = events.stimulus_table(table, stimuli).set_index("stim_id")
     assert found.loc["a"].tolist() == ["faces/a.png", hashlib.sha256(b"face a").hexdigest()]
@@ -80,7 +81,8 @@ def test_stimuli_and_their_files(tmp_path: Path) -> None:
     events.write_stimuli(found.reset_index(), tmp_path / "sub-01_stimuli.tsv")
     lines = (tmp_path / "sub-01_stimuli.tsv").read_text().splitlines()
     assert lines[0].split("\t") == list(events.STIMULI_DESCRIPTION)
-    assert len(lines) == 11
+    assert len(lines) == 12, "a line break in a cell of the events is a space in ours"
+    assert "i j\tn/a\tn/a" in lines
 
 
 def test_annexed_stimuli_are_followed(tmp_path: Path) -> None:

@@ -208,6 +208,45 @@ def test_a_job_that_pbs_refuses_is_told(commands: Commands, tmp_path: Path) -> N
     assert failure.reason.startswith("the batch system did not take the job of node conform.sub_a_wf.node")
 
 
+NO_JOBS = 'if [ "$1" = -u ]; then echo "<job_info><queue_info></queue_info></job_info>"; exit 0; fi\n'
+"""What SGE answers when it is asked for all jobs, which Nipype does when its plugin is made."""
+FORGOTTEN = 'echo "Following jobs do not exist: $2" >&2; exit 1'
+
+
+def test_sge_runs_the_node_with_the_arguments_of_the_file(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "nobody")
+    submitted = """echo "$@" > call; bash "${@: -1}" > log 2>&1; echo 'Your job 21 ("n") has been submitted'"""
+    commands(qsub=submitted, qstat=f'echo "$@" >> asked; {NO_JOBS}{FORGOTTEN}')
+    outcome = execute(tmp_path, "plugin: SGE\nplugin_args: {qsub_args: '-q all.q -l h_vmem=2G'}\n")
+    assert outcome.completed == ("a",), outcome.failures
+    assert (tmp_path / "out").read_text() == "x"
+    assert "-q all.q -l h_vmem=2G" in (tmp_path / "call").read_text()
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "-j 21"
+
+
+def test_whether_a_job_of_sge_runs(commands: Commands, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    commands(qstat=NO_JOBS)
+    runner = batch_plugin("SGE", {}, _record())
+    for script, pending in (
+        ("echo 'job_number: 21'", True),
+        (FORGOTTEN, False),
+        ("echo 'unable to contact qmaster' >&2; exit 1", True),
+        ("echo 'job_number: 21'; echo 'error reason 1: cannot change to folder'", False),
+    ):
+        commands(qstat=script, qdel='echo "$@" > cancelled')
+        assert runner._is_pending(21) == pending, script
+    assert "cannot change to folder" in caplog.text
+    assert (tmp_path / "cancelled").read_text() == "21\n"
+
+
+def test_a_job_that_sge_refuses_is_told(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "nobody")
+    commands(qsub="echo 'Unable to run job: unknown queue' >&2; exit 1", qstat=NO_JOBS)
+    failure: Any = execute(tmp_path, "plugin: SGE\nplugin_args: {max_tries: 0}\n").failures["a"]
+    assert failure.exit_code == 1
+    assert failure.reason.startswith("the batch system did not take the job of node conform.sub_a_wf.node")
+
+
 def test_a_refusal_is_no_bug() -> None:
     assert classify_exception(NotSubmittedError("no such queue"), "work folder w") == ("no such queue", 1)
     assert classify_exception(SlurmSilentError("no answer"), "w")[1] == 1

@@ -44,7 +44,7 @@ def test_the_scripts_find_the_apps_of_the_project(repository: Path) -> None:
     assert sorted(run.stdout.split()) == APPS
 
 
-@pytest.mark.parametrize("name", ["image", "apptainer", "containers.sh", "entrypoint.sh"])
+@pytest.mark.parametrize("name", ["image", "apptainer", "containers.sh", "entrypoint.sh", "audit", "release", "slurm"])
 def test_the_scripts_are_shell(name: str, repository: Path) -> None:
     shell = "sh" if name == "entrypoint.sh" else "bash"
     subprocess.run([shell, "-n", repository / "ci" / name], check=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pytest
 
 SPACE = "MNI152NLin2009cAsym"
@@ -220,6 +222,20 @@ class TestEvents:
 
 
 class TestHeaders:
+    def test_a_bomb_that_fits_its_file_but_not_the_memory(self, tiny: Any, plan_glm: Callable[..., Any], tmp_path: Path) -> None:
+        """A gigabyte of nothing: sound, small on the disk, and more than the run may take."""
+        header = nib.load(tiny.bold()).header.copy()
+        header.set_data_shape((160, 160, 160, 60))
+        zeros = gzip.compress(bytes(1 << 22))
+        for run in "123":
+            with tiny.bold(run=run).open("wb") as stream:
+                stream.write(gzip.compress(header.binaryblock + bytes(4)))
+                stream.writelines([zeros] * (4 * 60 * 160**3 >> 22))
+                stream.write(zeros)
+        paths = str(tiny.bold()), "times its size"
+        plan_glm(tiny.root, tmp_path / "out", "--participant-label", "01", "--mem", "500M").expect(65, *paths)
+        plan_glm(tiny.root, tmp_path / "out", "--mem", "500M").expect(0, "# sub-02", *paths)
+
     def test_runs_of_different_tr_are_not_fitted_together(self, tiny: Any, plan_glm: Callable[..., Any], tmp_path: Path) -> None:
         tiny.sidecar("01", "2").write_text(json.dumps({"RepetitionTime": 1.5, "StartTime": 0.0}))
         done = plan_glm(tiny.root, tmp_path / "out", "--participant-label", "01")

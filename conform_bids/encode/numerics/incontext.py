@@ -158,10 +158,20 @@ class InContextModel:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any], device: str = "cpu") -> InContextModel:
-        """The model that gave this state, on a device."""
-        network = InContextTransformer(Shape(**settings["shape"]))
+        """The model that gave this state, on a device.
+
+        Raises
+        ------
+        ValueError
+            When there are more blocks than weights.
+        """
+        shape = Shape(**settings["shape"])
         own = {name.removeprefix("network."): torch.from_numpy(np.array(v)) for name, v in arrays.items() if name.startswith("network.")}
-        network.load_state_dict(own)
+        if shape.n_blocks > len(own):
+            raise ValueError(f"{shape.n_blocks} blocks, of which {len(own)} arrays of weights cannot be")
+        with torch.device("meta"):  # takes no memory for what a file says of its size
+            network = InContextTransformer(shape)
+        network.load_state_dict(own, assign=True)
         table = {name.removeprefix("calibration."): values for name, values in arrays.items() if name.startswith("calibration.")}
         return cls(
             basis=Basis(arrays["centre"], arrays["projection"]),

@@ -149,8 +149,9 @@ class UnrolledModel:
         """The network with its weights."""
         import torch
 
-        network = make_network(len(self.whitening), self.size)
-        network.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in self.weights.items()})
+        with torch.device("meta"):  # takes no memory for what a file says of its size
+            network = make_network(len(self.whitening), self.size)
+        network.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in self.weights.items()}, assign=True)
         return network.eval()
 
     def adapt(self, context: Context, queries: FloatArray | None = None) -> Adapted:
@@ -212,8 +213,16 @@ class UnrolledModel:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> UnrolledModel:
-        """The model that gave this state."""
+        """The model that gave this state.
+
+        Raises
+        ------
+        ValueError
+            When there are more rounds than weights.
+        """
         weights = {name.removeprefix("network/"): values for name, values in arrays.items() if name.startswith("network/")}
         basis = Basis(arrays["centre"], arrays["projection"])
         size = NetworkSize(**settings["size"])
+        if size.rounds > len(weights):
+            raise ValueError(f"{size.rounds} rounds, of which {len(weights)} arrays of weights cannot be")
         return cls(basis, arrays["whitening"], size, weights, float(settings["variance_scale"]), arrays["losses"], str(settings["engine"]))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nibabel.cifti2.cifti2 import Cifti2Image
 from nibabel.cifti2.cifti2_axes import ParcelsAxis, ScalarAxis, SeriesAxis
 
-from conform_bids.bids import images
+from conform_bids.bids import images, volumes
 from conform_bids.bids.images import Space, VolumeSpace
 from conform_bids.errors import MissingInputError, UnusableInputError
 
@@ -113,6 +113,50 @@ def test_huge_declared_sizes_allocate_nothing(tmp_path: Path, extension: str) ->
         images.read_space([path], None, "T1w")
     assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
     tracemalloc.stop()
+
+
+def write_bomb(path: Path, shape: tuple[int, ...], dtype: str = "f4", fill: bytes = b"") -> Path:
+    """A whole and sound .nii.gz of zeros, which packs a thousand to one; ``fill`` is put in front of them."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.dtype(dtype))
+    header.set_data_shape(shape)
+    header.set_sform(np.eye(4), 1)
+    header["vox_offset"] = 352
+    left = int(np.prod(shape)) * np.dtype(dtype).itemsize - len(fill)
+    zeros = gzip.compress(bytes(1 << 22))
+    with path.open("wb") as stream:
+        stream.write(gzip.compress(header.binaryblock + bytes(4) + fill))
+        stream.writelines([zeros] * (left >> 22))
+        stream.write(gzip.compress(bytes(left & ((1 << 22) - 1))))
+    return path
+
+
+@pytest.mark.parametrize("name", ["x_bold.nii.gz", "x_mask.nii.gz"])
+def test_bombs_that_fit_their_file_but_not_the_memory_allocate_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_bomb(tmp_path / name, (200, 200, 200, 4) if "bold" in name else (200, 200, 400))
+    assert path.stat().st_size * 900 < 4 * 4 * 200**3
+    monkeypatch.setattr(volumes, "available_memory_gb", lambda: 0.05)
+    tracemalloc.start()
+    with pytest.raises(UnusableInputError, match=r"declares [\d,]+ bytes of data, [\d,]+ times its size") as caught:
+        images.describe_bold([path]) if "bold" in name else images.read_space([path], path, "T1w")
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
+    assert caught.value.exit_code == 65
+
+
+def test_what_is_larger_than_the_memory_but_holds_something_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).standard_normal(100_000).astype("f4").tobytes()
+    path = write_bomb(tmp_path / "x_bold.nii.gz", (100, 100, 100, 4), fill=noise)
+    monkeypatch.setattr(volumes, "available_memory_gb", lambda: 0.001)
+    assert images.describe_bold([path]).n_volumes == 4
+    images.refuse_bombs([path], 0.001)
+
+
+def test_bombs_among_the_files_of_a_job_are_named(tmp_path: Path, bold: Path) -> None:
+    path = write_bomb(tmp_path / "y_bold.nii.gz", (50, 50, 50, 4))
+    (tmp_path / "y_events.tsv").write_text("onset\n")
+    with pytest.raises(UnusableInputError, match=r"y_bold\.nii\.gz"):
+        images.refuse_bombs([bold, tmp_path / "y_events.tsv", path], 0.001)
 
 
 def test_huge_gifti_and_cifti_are_refused(tmp_path: Path, hemispheres: tuple[Path, Path], dtseries: Path) -> None:
