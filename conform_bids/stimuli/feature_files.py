@@ -189,7 +189,7 @@ def _read_hdf5(path: Path) -> _Content:
             if key in file:
                 data = np.asarray(check_array(file, key)[()])
                 keys[key] = [text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in data.ravel().tolist()]
-        mome        moments = {key: np.asarray(check_array(file, key)[()]) for key in _MOMENTS if key in file}
+        moments = {key: np.asarray(check_array(file, key)[()]) for key in _MOMENTS if key in file}
         card = file.attrs.get("card")
         return values, keys, None if card is None else str(card), moments
 
