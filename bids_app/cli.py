@@ -72,6 +72,7 @@ def build_parser(app: App) -> argparse.ArgumentParser:
         description=f"{app.summary} {app.description}",
         epilog=_EPILOG,
         allow_abbrev=False,
+        formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
     )
     # No default of SUPPRESS for these: argparse would pass that word through ``type``.
@@ -99,6 +100,21 @@ def build_parser(app: App) -> argparse.ArgumentParser:
     for entry in options_of(app.settings):
         _add(_group(parser, groups, f"{app.command}: {entry.group}"), "settings", entry)
     return parser
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Names what an option takes once, after all its spellings, and a list as the documentation does: ``LABEL ...``."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(action.option_strings)} {self._format_args(action, action.dest)}"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.option_strings and action.nargs == "+":
+            (name,) = self._metavar_formatter(action, default_metavar)(1)
+            return f"{name} ..."
+        return super()._format_args(action, default_metavar)
 
 
 def _group(parser: argparse.ArgumentParser, groups: dict[str, Any], title: str) -> Any:

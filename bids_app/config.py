@@ -92,7 +92,8 @@ def build_config(
         For unknown keys, missing positionals, and values out of range.
     """
     run = sections.get("run", {})
-    missing = [key for key in ("bids_dir", "output_dir", "levels") if not run.get(key)]
+    needed = {"bids_dir": "bids_dir", "output_dir": "output_dir", "levels": f"analysis level ({', '.join(levels)})"}
+    missing = [name for key, name in needed.items() if not run.get(key)]
     if missing:
         raise UsageError(
             f"the following arguments are required: {', '.join(missing)} (put them first, or after `--`: an option with several "
