@@ -201,6 +201,9 @@ def _summary(found: Sequence[_Aligned]) -> list[Item]:
     scored = [each for each in found if each.values]
     if scored:
         items += _tables(["Fit"], [[each.title] for each in scored], scored)
+    unscored = [each.title for each in found if each.is_aligned and not each.values]
+    if unscored:
+        items.append(Text(f"Aligned without scores: {', '.join(unscored)}."))
     return items
 
 
@@ -226,7 +229,7 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
     if isinstance(source, dict):
         rows.append(("Participant", f"{source.get('Participant')} of {source.get('Dataset')}", ""))
     if "NumberOfUnitsSetAside" in content:
-        lost = f"{content['NumberOfUnitsSetAside']} of {content.get('NumberOfUnits')}"
+        lost = f"{content['NumberOfUnitsSetAside']:,} of {content['NumberOfUnits']:,}"
         rows.append(("Units set aside (no value, or always the same)", lost, ""))
     if each.is_aligned:
         rows += [
@@ -339,13 +342,22 @@ def _methods_section(settings: AlignSettings, about: Mapping[str, str], found: S
 
 _METHODS = {
     "stack": (
-        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models, whose "
-        "maps have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their dimensions, smoothing and "
-        "weights were chosen by cross-validation over stimuli."
+        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models "
+        "[@chen2015srm], whose maps have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their "
+        "dimensions, smoothing and weights were chosen by cross-validation over stimuli."
     ),
-    "psrm": "Each parcel was aligned by a probabilistic shared response model; dimensions were chosen by cross-validation over stimuli.",
-    "srm": "Each parcel was aligned by the deterministic shared response model; dimensions were chosen by cross-validation over stimuli.",
-    "procrustes": "Each parcel was aligned by the rotation that brings a person's responses closest to a template, made in two iterations.",
+    "psrm": (
+        "Each parcel was aligned by a probabilistic shared response model [@chen2015srm]; dimensions were chosen by cross-validation over "
+        "stimuli."
+    ),
+    "srm": (
+        "Each parcel was aligned by the deterministic shared response model [@chen2015srm]; dimensions were chosen by cross-validation "
+        "over stimuli."
+    ),
+    "procrustes": (
+        "Each parcel was aligned by the rotation that brings a person's responses closest to a template, made in two iterations "
+        "[@haxby2011]."
+    ),
     "ridge": "Each parcel's template was predicted from a person's responses by ridge regression; these maps are not invertible.",
     "none": "People were put together by anatomy alone, smoothed by as much as predicts responses best.",
 }
@@ -386,9 +398,9 @@ def describe_methods(settings: AlignSettings, version: str, given: Sequence[str]
     if settings.template is None:
         parts.append(f"Parcels were {parcels}, the same in all people, each with the units around it; maps were averaged there.")
     parts.append(
-        f"Maps were fitted on {on}. Scores are of held-out stimuli: each person in turn was left out of the template, and the person's own "
-        "responses were predicted from the others', in units of the noise ceiling [@allen2022nsd], beside smoothed anatomy and a control "
-        "with shuffled stimuli."
+        f"Maps were fitted on {on}. Scores, where there were people and held-out stimuli enough, are of held-out stimuli: each person in "
+        "turn was left out of the template, and the person's own responses were predicted from the others', in units of the noise ceiling "
+        "[@allen2022nsd], beside smoothed anatomy and a control with shuffled stimuli."
     )
     parts.append(
         "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with "

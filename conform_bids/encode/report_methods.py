@@ -14,7 +14,8 @@ def describe_methods(settings: EncodeSettings, version: str) -> Methods:
     if settings.features:
         features.append("tables of stimulus features")
     if settings.chosen_backbone:
-        features.append(f"the network {settings.chosen_backbone}, run on the stimulus files")
+        source = " [@tan2019efficientnet]" if settings.chosen_backbone == "efficientnet-lite0" else ""
+        features.append(f"the network {settings.chosen_backbone}{source}, run on the stimulus files")
     of = "volumes" if settings.is_movie else "stimuli"
     reduced = f", reduced to {settings.components} principal components that were fitted on the train {of}" if settings.components else ""
     origin = f"Features came from {' and '.join(features)}{reduced}."
@@ -33,7 +34,7 @@ def describe_methods(settings: EncodeSettings, version: str) -> Methods:
 def _estimator(settings: EncodeSettings, how: str) -> str:
     penalty = {
         "ridge": "ridge regression, with a penalty for each unit",
-        "banded": "banded ridge regression, with a penalty for each feature space and unit",
+        "banded": "banded ridge regression [@duprelatour2022], with a penalty for each feature space and unit",
     }
     return f"Each unit was modelled by {penalty[settings.estimator]} chosen by {how}; the intercept was not penalised"
 

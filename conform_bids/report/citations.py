@@ -93,7 +93,7 @@ class Reference:
         if self.fields.get("pages"):
             numbers += f":{self.fields['pages'].replace('--', '–')}"
         where = " ".join(part for part in (place, numbers) if part)
-        return f"{', '.join(names).rstrip('.')} ({self.year}). {self.fields['title']}.{f' {where}.' if where else ''}"
+        return f"{', '.join(names)} ({self.year}). {self.fields['title']}.{f' {where}.' if where else ''}"
 
 
 def _initials(author: str) -> str:

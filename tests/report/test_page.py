@@ -97,14 +97,17 @@ def test_every_reference_is_complete():
     assert len(entries) >= 15
     for key, entry in entries.items():
         assert entry.authors and entry.fields["title"] and re.fullmatch(r"(19|20)\d\d", entry.year), key
-        # not every journal gives DOIs: the Journal of Machine Learning Research has addresses
-        assert re.fullmatch(r"10\.\d{4,9}/\S+", entry.fields.get("doi", "")) or entry.fields["url"].startswith("https://jmlr.org/"), key
+        # not every journal gives DOIs: the Journal of Machine Learning Research and NeurIPS have addresses
+        addresses = ("https://jmlr.org/", "https://proceedings.neurips.cc/")
+        assert re.fullmatch(r"10\.\d{4,9}/\S+", entry.fields.get("doi", "")) or entry.fields["url"].startswith(addresses), key
         assert entry.label.endswith(entry.year) and "{" not in entry.text, key
 
 
 def test_citations_in_every_form():
     keys = ["rokem2020fracridge", "prince2022glmsingle", "prince2022glmsingle"]
     assert [entry.key for entry in list_references(keys)] == ["prince2022glmsingle", "rokem2020fracridge"]
+    assert "Paszke A., Gross S., Massa F., Lerer A., Bradbury J., Chanan G., et al. (2019)." in format_citations(["paszke2019pytorch"])
+    assert "Hunter J. D. (2007)." in format_citations(["hunter2007matplotlib"])
     assert format_citations(keys).count("\n- ") == 1 and "<https://doi.org/10.7554/eLife.77599>" in format_citations(keys)
     assert bibtex(keys).count("@article{") == 2 and bibtex(keys).count("\n}\n") == 2
     assert cite_inline("x [@rokem2020fracridge; @hunter2007matplotlib].") == "x (Rokem & Kay, 2020; Hunter, 2007)."

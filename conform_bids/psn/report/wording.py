@@ -9,9 +9,10 @@ __all__ = ["describe_methods", "methods"]
 
 _METHODS = {
     "stacked": (
-        "Condition averages were denoised by a non-negative mixture of Wiener-like filters of signal and noise "
-        "covariances in units of each "
-        "unit's noise, the weights chosen by how well they predict averages whose noise was split off by contrasts of trials."
+        "Condition averages were denoised by a non-negative mixture of Wiener-like filters of signal and noise covariances, estimated as "
+        "in generative modelling [@kay2024gsn] in units of each unit's noise; the weights were chosen by how well they predict averages "
+        "whose noise was split off by contrasts of trials. In parcels of up to 3,000 units each unit's output was then multiplied by the "
+        "slope of such averages on it, drawn towards that of the parcel by empirical Bayes."
     ),
     "calibrated": (
         "Condition averages were denoised by a Wiener filter, S (S + a N/t)^-1, with S and N the covariances of "
