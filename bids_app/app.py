@@ -62,6 +62,8 @@ class App:
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
         Keys that it understands in ``--bids-filter-file``.
+    uses_gpu : bool
+        Whether it computes on a GPU where there is one; without it, ``--device cuda`` is refused.
     demo_options : tuple of str
         Options of the participant level in the demo, which shows more than the defaults do.
     """
@@ -83,6 +85,7 @@ class App:
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)
+    uses_gpu: bool = True
     demo_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -118,7 +118,7 @@ def run(app: App, config: RunConfig) -> int:
 
         write_boilerplate(app, config)
         return 0
-    resources = _resources(config, processes)
+    resources = _resources(app, config, processes)
     if config.actions.reports_only:
         return _reports_only(app, config, resources)
     datasets, plan = _plan(app, config, resources)
@@ -158,7 +158,7 @@ def _help(app: App, config: RunConfig, processes: Processes) -> int:
     assert app.group_helper is not None
     if not (config.actions.dry_run or config.actions.boilerplate_only or config.actions.reports_only):
         prepare_environment()
-        resources = _for_group(config, _resources(config, processes))
+        resources = _for_group(config, _resources(app, config, processes))
         inputs = GroupInputs(config.bids_dir, derivative_paths(config.bids), config.bids.participant_label)
         load(app.group_helper)(config.settings, resources, inputs)
     return 0
@@ -329,7 +329,7 @@ def _conclude(
     return exit_code(completed, failures, interrupted)
 
 
-def _resources(config: RunConfig, processes: Processes) -> Resources:
+def _resources(app: App, config: RunConfig, processes: Processes) -> Resources:
     """Find what the run may use; processes of one machine share its CPUs, and have a GPU each."""
     from bids_app.resources import available_memory_gb, resolve_device
     from conform_bids.jobs import Resources
@@ -339,7 +339,11 @@ def _resources(config: RunConfig, processes: Processes) -> Resources:
     if threads > nprocs:
         show_warnings([f"--omp-nthreads {threads} is more than --nprocs {nprocs}"])
     device = execution.device
-    if not config.actions.dry_run:  # which must not load torch, and torch alone can say whether there is a GPU
+    if not app.uses_gpu:
+        if device.strip().lower() not in ("auto", "cpu"):
+            raise UsageError(f"--device {device}: {app.command} computes on CPUs alone; leave the option out")
+        device = "cpu"
+    elif not config.actions.dry_run:  # which must not load torch, and torch alone can say whether there is a GPU
         device = resolve_device(device)
     elif device == "auto":
         device = "cpu"

@@ -15,7 +15,7 @@ from conform_bids.bids.names import ENTITY_ORDER, natural_key
 from conform_bids.bids.parcellations import find_parcellation
 from conform_bids.bids.selection import Selection
 from conform_bids.bids.spaces import VolumeSpace
-from conform_bids.errors import UnusableInputError, UsageError
+from conform_bids.errors import UnusableInputError
 from conform_bids.jobs import ParticipantPlan, Resources
 from conform_bids.psn.files import Plan, PlannedBetas
 from conform_bids.psn.pooling import PooledTrials, pool_trials
@@ -47,8 +47,6 @@ def plan_participant(
     UnusableInputError
         When sessions cannot be pooled, or no condition repeats.
     """
-    if settings.threshold_level != "population" and settings.method in ("stacked", "wiener"):
-        raise UsageError(f"--threshold-level {settings.threshold_level}: method {settings.method} has no threshold")
     name = choose_dataset(dataset, MAKER)
     found = find_betas(dataset, name, participant, replace(selection, sessions=(), runs=()))
     planner = _Planner(dataset, name, selection, settings, resources, output_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,8 @@ from conform_bids.bids.splits import HELD_OUT, check_split, read_split, split_wa
 from conform_bids.bids.trials import TRIAL_COLUMNS, read_trials
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.psn.files import PlannedBetas
+from conform_bids.psn.numerics.engine_data import TrialSet
+from conform_bids.psn.numerics.sessions import warn_of_repeats
 from conform_bids.psn.settings import PSNSettings
 
 __all__ = ["NO_SPLIT", "PooledTrials", "pool_trials"]
@@ -106,7 +108,10 @@ def pool_trials(
     order = sorted(range(len(frame)), key=lambda k: (labels[0][k], labels[1][k], onset[k]))
     frame = frame.iloc[order].reset_index(drop=True)
     pooled = _number(frame, given, ())
-    warnings += _odd(pooled)
+    warnings += [] if given else [NO_SPLIT]
+    trial_set = TrialSet(pooled.trials["condition"].to_numpy(dtype=np.intp), pooled.session, pooled.train)
+    # where there is one session alone, there is nothing to warn of
+    warnings += warn_of_repeats(trial_set, zscored=settings.session_zscore is not False)
     _check_repeats(pooled, betas)
     return PooledTrials(pooled.trials, pooled.source, pooled.row, pooled.conditions, given, tuple(warnings))
 
@@ -176,20 +181,6 @@ def _number(frame: pd.DataFrame, given: bool, warnings: tuple[str, ...]) -> Pool
     source, row = (numbered[name].to_numpy(dtype=np.intp) for name in ("_source", "_row"))
     columns: dict[str, Any] = {name: numbered[name].astype(cast(Any, dtype)) for name, dtype in TRIAL_COLUMNS.items()}
     return PooledTrials(pd.DataFrame(columns), source, row, conditions, given, warnings)
-
-
-def _odd(pooled: PooledTrials) -> Iterator[str]:
-    """What a reader should know about the design."""
-    if not pooled.split_given:
-        yield NO_SPLIT
-    if len(pooled.sessions) > 1:
-        by_session = pooled.trials.groupby("condition")["session_id"].nunique()
-        repeated = pooled.conditions["n_trials"].to_numpy() > 1
-        if repeated.any() and (by_session.to_numpy()[repeated] == 1).all():
-            yield (
-                "all repeats of a condition are in one session, so that offsets between sessions look like signal; z-scoring within "
-                "sessions takes them out"
-            )
 
 
 def _check_repeats(pooled: PooledTrials, betas: Sequence[PlannedBetas]) -> None:

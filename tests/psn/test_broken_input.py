@@ -236,6 +236,7 @@ def test_odd_input_is_handled_as_stated(many: SimpleNamespace) -> None:
         (("--parcellation", "none.nii.gz"), 66, "no file"),
         pytest.param(("--parcellation", "Schaefer2018"), 66, "fetch tpl-T1w_", marks=pytest.mark.slow),  # asks the network, if there is one
         (("--method", "wiener", "--basis", "pca"), 2, "--basis has no effect"),
+        (("--device", "cuda"), 2, "computes on CPUs alone"),
         (("--no-such-flag",), 2, "--no-such-flag"),
     ],
 )

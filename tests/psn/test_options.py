@@ -13,7 +13,7 @@ import pytest
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.options import options_of
 from conform_bids.psn import apply
-from conform_bids.psn.settings import PSNSettings
+from conform_bids.psn.settings import METHODS, PSNSettings
 
 Fit = Callable[..., Any]
 
@@ -52,13 +52,16 @@ def test_every_option_is_tested() -> None:
 
 @pytest.mark.slow
 def test_method(fit: Fit, made: Any) -> None:
-    done = {name: effect(fit("--method", name)) for name in ("stacked", "calibrated", "crossvalidated", "standard", "wiener")}
-    names = list(done)
+    names = [name for name in METHODS if name != "compare"]  # which takes one of the other bases
+    done = {name: effect(fit("--method", name)) for name in names}
     for k, first in enumerate(names):
         assert np.isfinite(done[first]).all()
         for second in names[k + 1 :]:
             assert not np.allclose(done[first], done[second])
     assert fit("--method", "wiener").sidecar("_stat-effect_desc-psn_statmap.json")["Method"] == "wiener"
+    compared = fit("--method", "compare")
+    assert np.isfinite(effect(compared)).all()
+    assert compared.table("_desc-parcels_metrics.tsv")["method"][0].startswith("compare (")
     assert fit("--method", "calibrated").output("_stat-a_desc-psn_statmap.nii.gz").exists()
 
 

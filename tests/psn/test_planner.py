@@ -149,7 +149,13 @@ def test_repeats_within_one_session_are_warned_of(small: Callable[..., Path], pl
     dataset = small(order=[*range(12), *range(12)])
     table = next(dataset.rglob("*ses-02*_trials.tsv"))
     table.write_text(table.read_text().replace("\ts0", "\tt0").replace("\ts1", "\tt1"))
-    assert any("all repeats of a condition are in one session" in warning for warning in plan_betas(dataset, tmp_path / "out").warnings)
+    told = "100% of the repeated conditions have all their trials in one session"
+    assert any(told in warning and "are taken out by" in warning for warning in plan_betas(dataset, tmp_path / "out").warnings)
+    flags = ("--no-session-zscore",)
+    assert any(told in warning and "would take" in warning for warning in plan_betas(dataset, tmp_path / "out", *flags).warnings)
+    text = table.read_text()
+    table.write_text(text.replace("\tt00", "\ts00").replace("\tt01", "\ts01"))  # two of 22 conditions are in both sessions
+    assert any("91% of the repeated" in warning for warning in plan_betas(dataset, tmp_path / "out").warnings)
 
 
 def test_both_kinds_of_fit_together_are_refused(small: Callable[..., Path], plan_betas: Any, tmp_path: Path) -> None:

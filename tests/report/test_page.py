@@ -77,6 +77,7 @@ def test_page_fetches_nothing_and_its_links_lead_somewhere(everything):
 def test_page_says_what_is_missing_and_shows_numbers_as_numbers(everything):
     text = everything.read_text(encoding="utf-8")
     assert "This figure is missing: missing.png" in text
+    assert "</table></div>\n<figcaption>" in text  # a caption does not scroll with a wide table
     for shown in (">1.235<", ">n/a<", ">12,345<", "(Prince et al., 2022)", "1 error occurred"):
         assert shown in text
 

@@ -21,7 +21,7 @@ from conform_bids.psn.numerics.engine_data import (
 )
 from conform_bids.psn.numerics.engine_outputs import BLOCK, Outputs, sort_trials
 from conform_bids.psn.numerics.engine_parcel import Brain, Outcome, denoise_parcel
-from conform_bids.psn.numerics.sessions import repeats_within_sessions
+from conform_bids.psn.numerics.sessions import warn_of_repeats
 from conform_bids.psn.numerics.trials import split_conditions
 
 __all__ = [
@@ -40,8 +40,6 @@ __all__ = [
 
 IntArray = npt.NDArray[np.intp]
 MIN_CONDITIONS = 3
-SUSPICIOUS = 0.5
-"""Share of repeated conditions whose trials lie in one session, above which there is a warning."""
 
 
 def denoise_parcels(
@@ -196,16 +194,7 @@ def _require_fits(outcomes: list[Outcome]) -> None:
 
 
 def _notes(trials: TrialSet, options: EngineOptions, outcomes: list[Outcome], status: npt.NDArray[np.uint8]) -> list[str]:
-    notes = []
-    within = repeats_within_sessions(trials)
-    if within > SUSPICIOUS:
-        taken = (
-            "their means are taken out by z-scoring" if options.session_zscore else "z-scoring within sessions would take their means out"
-        )
-        notes.append(
-            f"{within:.0%} of the repeated conditions have all their trials in one session, so that differences between sessions look like "
-            f"signal; {taken}"
-        )
+    notes = list(warn_of_repeats(trials, zscored=options.session_zscore))
     records = [outcome.record for outcome in outcomes]
     told = (
         (sum(record.status == "passed" for record in records), "are passed through as trial averages"),

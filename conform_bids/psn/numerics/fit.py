@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 CALIBRATED_METHODS = ("stacked", "calibrated", "crossvalidated")
 """Ours, by cross-validation over conditions."""
+SCALE_FREE_METHODS = ("stacked", "calibrated")
+"""Methods that give the same whatever the scales of single units; the others count dimensions in the units of the data."""
 METHODS = (*CALIBRATED_METHODS, "standard", "conservative", "aggressive", "compare", "wiener")
 Result = StackedResult | CalibratedResult | CrossvalidatedResult | ProjectionResult | Denoiser
 
@@ -197,10 +199,11 @@ def fit_parcel(
     )
     given: SignalNoise | None = None
     notes: tuple[str, ...] = ()
+    if chosen.method not in SCALE_FREE_METHODS:
+        refuse_scale_spread(trials)
     if chosen.method in CALIBRATED_METHODS:
         denoiser, result = _fit(trials, chosen)
     else:
-        refuse_scale_spread(trials)
         given = _model(trials, chosen)
         denoiser, result = _fit_preset(trials, given, chosen)
         notes = given.notes

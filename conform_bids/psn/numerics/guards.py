@@ -86,8 +86,8 @@ def refuse_exact_repeats(trials: Trials) -> None:
 def refuse_scale_spread(trials: Trials) -> None:
     """Refuse units whose scales double precision cannot hold in one covariance matrix.
 
-    The public methods work in the units of the data. Variances spread over more than twelve orders of magnitude would leave the quiet
-    units nothing but the rounding of the loud ones. The calibrated methods scale units first and need no such limit.
+    The public methods and ``crossvalidated`` work in the units of the data. Variances spread over more than twelve orders of magnitude
+    would leave the quiet units nothing but the rounding of the loud ones. ``stacked`` and ``calibrated`` do not depend on scales.
 
     Raises
     ------
@@ -98,5 +98,6 @@ def refuse_scale_spread(trials: Trials) -> None:
     spread = float(deviation.max() / deviation.min())
     if not spread <= LARGEST_SPREAD:
         raise UnusableInputError(
-            f"standard deviations of units differ by a factor of {spread:.0e}; z-score the responses, or use a calibrated method"
+            f"standard deviations of units differ by a factor of {spread:.0e}; z-score the responses, or use the method stacked or "
+            "calibrated"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,12 @@ import numpy.typing as npt
 from conform_bids.psn.numerics.engine_data import TrialSet
 from conform_bids.psn.numerics.guards import CONSTANT
 
-__all__ = ["Scaling", "repeats_within_sessions", "scale_units"]
+__all__ = ["Scaling", "repeats_within_sessions", "scale_units", "warn_of_repeats"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
+SUSPICIOUS = 0.5
+"""Share of repeated conditions whose trials lie in one session, above which there is a warning."""
 MIN_TRIALS = 3
 """Train trials that a session needs for a mean and an SD of its own; with fewer, those of all sessions are taken."""
 
@@ -122,3 +125,22 @@ def repeats_within_sessions(trials: TrialSet) -> float:
     np.add.at(table, (condition, session), 1)
     repeated = table.sum(axis=1) >= 2
     return float((table.max(axis=1) == table.sum(axis=1))[repeated].mean()) if repeated.any() else 0.0
+
+
+def warn_of_repeats(trials: TrialSet, *, zscored: bool) -> Iterator[str]:
+    """Warn where most conditions are repeated within one session alone.
+
+    Parameters
+    ----------
+    trials : TrialSet
+        Condition, session and split of the trials.
+    zscored : bool
+        Whether units are standardised within sessions.
+    """
+    within = repeats_within_sessions(trials)
+    if within > SUSPICIOUS:
+        taken = "their means are taken out by z-scoring" if zscored else "z-scoring within sessions would take their means out"
+        yield (
+            f"{within:.0%} of the repeated conditions have all their trials in one session, so that differences between sessions look like "
+            f"signal; {taken}"
+        )

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from conform_bids.psn.settings import PROJECTIONS
 from conform_bids.report.style import ACCENT, FAINT, INK, MUTED, PALETTE, finish_axes, new_figure
 
 __all__ = ["plot_calibration", "plot_likelihoods", "plot_reliability", "plot_spectra"]
 
 FloatArray = NDArray[np.float64]
 MAX_LINES = 40
+WEIGHTED = ("stacked", "calibrated")
+"""Methods whose curves are over weights of the noise; those of all others are over numbers of dimensions."""
 _SIGNAL, _NOISE, _WARN = PALETTE[0], PALETTE[1], PALETTE[5]
 
 
@@ -65,7 +66,7 @@ def plot_calibration(curves: Mapping[str, FloatArray], method: str, path: Path) 
     path : Path
         ``.svg``.
     """
-    dimensions = method in PROJECTIONS or method == "crossvalidated"
+    dimensions = method not in WEIGHTED
     with new_figure(path, 8.0, 3.3) as figure:
         axes = figure.add_subplot()
         best = []

@@ -23,7 +23,7 @@ _COLUMNS: dict[str, tuple[str, int]] = {
     "n_test_conditions": ("", 0),
     "n_sessions": ("", 0),
     "n_units": ("", 0),
-    "n_parcels": ("Parcels", 0),
+    "n_parcels": ("", 0),
     "median_dimensions": ("", 1),
     "median_ncsnr": ("", 2),
     "median_noise_ceiling_before": ("Ceiling before (%)", 1),
@@ -74,10 +74,10 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         name = f"sub-{fit.entities['sub']}"
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
-        rows.append([link, fit.title, *(Number(_shown(fit, metric), decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
+        rows.append([link, fit.title, *(_number(fit, metric, decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
     caption = (
         "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; after: cross-fitted; "
-        "shuffled: the same where nothing repeats, which should be 0. group_psn.tsv has more columns."
+        "shuffled: the same where nothing repeats, which should be 0 within error. group_psn.tsv has more columns."
     )
     items.append(Table(["Participant", "Fit", *(head for head, _ in _COLUMNS.values() if head)], rows, caption))
     n_people = len({fit.entities["sub"] for fit in fits})
@@ -92,9 +92,9 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     return paths
 
 
-def _shown(fit: FitNumbers, metric: str) -> float:
-    """A metric as the page has it: the gain in percent, as in the participants' reports."""
-    return fit.get(metric) * (100 if metric == "median_cv_gain" else 1)
+def _number(fit: FitNumbers, metric: str, decimals: int) -> Number:
+    """A number as the page shows it: gains in percent, as on the participants' pages."""
+    return Number(100 * fit.get(metric) if metric == "median_cv_gain" else fit.get(metric), decimals)
 
 
 def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:

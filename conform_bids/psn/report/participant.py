@@ -42,8 +42,9 @@ _FIGURES = {
     ),
     ("", "calibration"): (
         "How strongly to denoise",
-        "Line a parcel: what denoised responses predict of responses whose noise they have not seen, at each strength; a dot is the best. "
-        "At 0 they predict no better than the mean response.",
+        "Line a parcel: what denoised responses predict of responses whose noise they have not seen, at each strength (for methods of the "
+        "PSN package: signal variance less that of noise in the leading dimensions, by the covariances); a dot is the best. At 0 they "
+        "predict no better than the mean response; lines are cut at -1.",
     ),
     ("", "likelihood"): (
         "Shrinkage of the covariances",
@@ -175,7 +176,8 @@ def _summary(fits: Sequence[FitNumbers], remarks: Sequence[Item]) -> Section:
         return Section("Summary", "summary", items)
     for note in dict.fromkeys(str(note) for fit in fits for note in fit.content.get("Notes", []) if str(note).startswith("NO SPLIT")):
         items.append(Note(note))
-    columns = ("Fit", "Trials", "Conditions", "Test", "Parcels", "Ceiling before (%)", "Ceiling after (%)", "Odd-even r before", "after")
+    measures = ("Ceiling before (%)", "Ceiling after (%)", "Odd-even r before", "Odd-even r after")
+    columns = ("Fit", "Trials", "Conditions", "Test", "Parcels", *measures)
     rows: list[list[Cell]] = [
         [
             fit.title,
@@ -185,7 +187,7 @@ def _summary(fits: Sequence[FitNumbers], remarks: Sequence[Item]) -> Section:
         ]
         for fit in fits
     ]
-    items.append(Table(columns, rows, "Medians over units; after: cross-fitted."))
+    items.append(Table(columns, rows, "Ceilings: medians over units; odd-even r: median over parcels; after: cross-fitted."))
     return Section("Summary", "summary", items)
 
 
@@ -202,7 +204,7 @@ def _fit_section(fit: FitNumbers, output_dir: Path) -> Section:
             ("Model of the betas", f"desc-{fit.content.get('BetaModel', 'n/a')}", ""),
             ("Method", str(fit.content.get("Method", "n/a")), ""),
             ("z-scored within sessions", "yes" if fit.content.get("ZScoredWithinSessions") else "no", ""),
-            ("Reliability of shuffled repeats", str(Number(fit.get("null_median_reliability_after"), 2)), "should be 0"),
+            ("Reliability of shuffled repeats", str(Number(fit.get("null_median_reliability_after"), 2)), "should be 0 within error"),
         ]
     )
     items: list[Item] = [facts]

@@ -86,8 +86,8 @@ def test_scale_of_single_units_does_not_matter(method: str) -> None:
     assert np.allclose(second / scale, first, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", PRESETS)
-def test_public_methods_refuse_scales_that_one_covariance_cannot_hold(method: str) -> None:
+@pytest.mark.parametrize("method", [*PRESETS, "crossvalidated"])
+def test_methods_in_units_of_the_data_refuse_scales_that_one_covariance_cannot_hold(method: str) -> None:
     values, condition = small(5)
     with pytest.raises(UnusableInputError, match="factor"):
         fit_parcel(values * 10.0 ** np.linspace(-4, 4, values.shape[1]), condition, FitOptions(method))
