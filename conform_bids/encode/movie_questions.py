@@ -11,7 +11,7 @@ from conform_bids.encode.files import Plan
 from conform_bids.encode.fitted import Fitted
 from conform_bids.encode.movie_features import movie_table
 from conform_bids.encode.movie_fit import MovieModel
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
 from conform_bids.encode.new_features import new_tables
 from conform_bids.encode.numerics.screen import Shown, show
 from conform_bids.errors import MissingInputError, UnusableInputError
