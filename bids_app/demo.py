@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from bids_app.app import LEVELS, App
 from bids_app.demo_datasets import main as show_datasets
-from bids_app.demo_steps import list_reports, run_step, simulate
+from bids_app.demo_steps import add_app_options, list_reports, run_step, simulate
 from conform_bids import __version__
 from conform_bids.errors import ConformError, UsageError
 from conform_bids.options import Option, from_mapping, options_of
@@ -112,13 +111,7 @@ def _parser(simulate_only: bool) -> argparse.ArgumentParser:
         parser.add_argument(
             "output", metavar="OUT", type=Path, help="Folder for everything: OUT/dataset, OUT/derivatives/conform-<app>, OUT/work."
         )
-        parser.add_argument(
-            "--app-options",
-            metavar="'OPTIONS'",
-            type=shlex.split,
-            default=[],
-            help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
-        )
+        add_app_options(parser)
         parser.add_argument(
             "--apps",
             metavar="APP",

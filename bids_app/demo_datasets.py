@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bids_app.demo_steps import list_reports, run_step, simulate
+from bids_app.demo_steps import add_app_options, list_reports, run_step, simulate
 from conform_bids import __version__
 from conform_bids.errors import ConformError
 from conform_bids.simulate.settings import SimulationSettings
@@ -58,13 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Folder for everything: the datasets OUT/One and OUT/Two with their derivatives, and OUT/split, OUT/conform-align (with the "
         "store), OUT/conform-encode, OUT/work.",
     )
-    parser.add_argument(
-        "--app-options",
-        metavar="'OPTIONS'",
-        type=shlex.split,
-        default=[],
-        help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
-    )
+    add_app_options(parser)
     parser.add_argument("--version", action="version", version=f"conform-demo v{__version__}")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import subprocess
@@ -12,7 +13,18 @@ from pathlib import Path
 
 from conform_bids.simulate.settings import SimulationSettings
 
-__all__ = ["list_reports", "run_step", "simulate"]
+__all__ = ["add_app_options", "list_reports", "run_step", "simulate"]
+
+
+def add_app_options(parser: argparse.ArgumentParser) -> None:
+    """Add the option that is passed on to every app."""
+    parser.add_argument(
+        "--app-options",
+        metavar="'OPTIONS'",
+        type=shlex.split,
+        default=[],
+        help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
+    )
 
 
 def simulate(folder: Path, settings: SimulationSettings) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from conform_bids.jobs import Resources
 
 __all__ = [
+    "group_inputs",
     "log_dirs",
     "participants_in",
     "write_boilerplate",
@@ -173,14 +174,15 @@ def write_group(
         return {}
     more = (resources, app_work_dir(config)) if app.group_fits else ()
     try:
-        named = {"inputs": _group_inputs(app, config)} if app.group_reads else {}
+        named = {"inputs": group_inputs(app, config)} if app.group_reads else {}
         load(app.group)(config.output_dir, participants, config.settings, about, *more, **named)
     except Exception as error:
         return {"group": failure_from(app, "group", error, "the group level failed")}
     return {}
 
 
-def _group_inputs(app: App, config: RunConfig) -> GroupInputs:
+def group_inputs(app: App, config: RunConfig) -> GroupInputs:
+    """What the level group reads beside the output folder."""
     return GroupInputs(
         config.bids_dir,
         derivative_paths(config.bids),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from bids_app.app import App, load
 from bids_app.cli import parse
 from bids_app.messages import exit_code, is_environment_error, show_bug, show_error, show_warnings, silence_broken_streams, summary_lines
-from conform_bids.errors import ConformError, MissingInputError, UnusableInputError, UsageError
+from conform_bids.errors import ConformError, MissingInputError, UnusableInputError
 
 if TYPE_CHECKING:
     from bids_app.config import RunConfig
@@ -23,10 +22,7 @@ if TYPE_CHECKING:
     from conform_bids.bids.index import Dataset
     from conform_bids.jobs import Processes, Resources
 
-__all__ = ["MOST_THREADS", "main", "run", "share_threads"]
-
-MOST_THREADS = 8
-"""Threads of a node, at most; more gain nothing."""
+__all__ = ["main", "run"]
 
 
 class _Terminated(BaseException):
@@ -95,10 +91,11 @@ def run(app: App, config: RunConfig) -> int:
     ConformError
         When nothing can be done, for a reason that the user can mend.
     """
+    from bids_app.allotment import find_processes, find_resources, nprocs_of, share_threads
     from bids_app.environment import prepare_environment
     from bids_app.folders import app_work_dir, check_folders, check_output, clean_work_dir, make_work_dir
 
-    processes = _processes(app, config)
+    processes = find_processes(app, config)
     if processes.rank > 0:
         return _help(app, config, processes)
     check_folders(config)
@@ -118,49 +115,29 @@ def run(app: App, config: RunConfig) -> int:
 
         write_boilerplate(app, config)
         return 0
-    resources = _resources(app, config, processes)
+    resources = find_resources(app, config, processes)
     if config.actions.reports_only:
         return _reports_only(app, config, resources)
     datasets, plan = _plan(app, config, resources)
     if config.actions.dry_run:
         return _dry_run(app, config, plan)
     if config.execution.omp_nthreads is None and config.execution.use_plugin is None:  # a cluster has CPUs of its own
-        resources = replace(resources, n_threads=share_threads(_nprocs(config), sum(len(jobs) for jobs in plan.jobs.values())))
+        resources = replace(resources, n_threads=share_threads(nprocs_of(config), sum(len(jobs) for jobs in plan.jobs.values())))
         plan = plan.with_threads(resources.n_threads)
     return _process(app, config, resources, datasets, plan)
 
 
-def _processes(app: App, config: RunConfig) -> Processes:
-    """Whether several processes were started for this run.
-
-    Raises
-    ------
-    UsageError
-        When they would all do the same.
-    """
-    from conform_bids.jobs import Processes
-
-    processes = Processes.of(os.environ)
-    if processes.size > 1 and (app.group_helper is None or config.levels != ("group",)):
-        raise UsageError(
-            f"this is one of {processes.size} processes (torchrun, or the variables RANK and WORLD_SIZE), which would all do the same: "
-            "only the level group of conform-encode shares its work with others, when it trains a network"
-        )
-    return processes
-
-
 def _help(app: App, config: RunConfig, processes: Processes) -> int:
     """Take a share in what the first process does, and write nothing."""
-    from bids_app.config import derivative_paths
+    from bids_app.allotment import find_resources, for_group
     from bids_app.environment import prepare_environment
-    from conform_bids.jobs import GroupInputs
+    from bids_app.record import group_inputs
 
     assert app.group_helper is not None
     if not (config.actions.dry_run or config.actions.boilerplate_only or config.actions.reports_only):
         prepare_environment()
-        resources = _for_group(config, _resources(app, config, processes))
-        inputs = GroupInputs(config.bids_dir, derivative_paths(config.bids), config.bids.participant_label)
-        load(app.group_helper)(config.settings, resources, inputs)
+        resources = for_group(config, find_resources(app, config, processes))
+        load(app.group_helper)(config.settings, resources, group_inputs(app, config))
     return 0
 
 
@@ -227,6 +204,7 @@ def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
 
 def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequence[Dataset], plan: RunPlan) -> int:
     """Build, execute, report and record; reports are written whatever happens."""
+    from bids_app.allotment import for_group
     from bids_app.folders import FormerFiles, tidy_output
     from bids_app.provenance import about, collect
     from bids_app.record import participants_in, write_group, write_logs, write_reports, write_root_files
@@ -259,7 +237,7 @@ def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequen
             write_logs(app, config, (), provenance)
             _write_participants(config, datasets)
             tidy_output(config.output_dir, ())
-        group_failure = write_group(app, config, labels, about(provenance), _for_group(config, resources))
+        group_failure = write_group(app, config, labels, about(provenance), for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)
     unfinished = [label for label in plan.jobs if label not in completed and label not in failures]
@@ -268,6 +246,7 @@ def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequen
 
 def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, failures: dict[str, ParticipantFailure]) -> ExecutionOutcome:
     """Build the workflows and run them; participants whose workflow cannot be built join ``failures``."""
+    from bids_app.allotment import nprocs_of
     from bids_app.build import build_workflows, write_graphs
     from bids_app.execute import ExecutionConfig, run_workflow
     from bids_app.folders import app_work_dir
@@ -285,7 +264,7 @@ def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, f
             work_dir=app_work_dir(config),
             log_dirs=logs,
             run_id=config.run_id,
-            nprocs=_nprocs(config),
+            nprocs=nprocs_of(config),
             omp_nthreads=resources.n_threads,
             memory_gb=resources.memory_gb,
             plugin_file=execution.use_plugin,
@@ -301,6 +280,7 @@ def _execute(app: App, config: RunConfig, resources: Resources, plan: RunPlan, f
 
 def _reports_only(app: App, config: RunConfig, resources: Resources) -> int:
     """Make the reports anew, and the group's when it was asked for."""
+    from bids_app.allotment import for_group
     from bids_app.provenance import about, collect
     from bids_app.record import participants_in, write_group, write_reports
 
@@ -312,7 +292,7 @@ def _reports_only(app: App, config: RunConfig, resources: Resources) -> int:
         failures.update(write_reports(app, config, labels, facts, {}))
         completed = tuple(label for label in labels if label not in failures)
     if "group" in config.levels:
-        group_failure = write_group(app, config, labels, facts, _for_group(config, resources))
+        group_failure = write_group(app, config, labels, facts, for_group(config, resources))
         failures.update(group_failure)
         completed += () if group_failure else ("group",)
     return _conclude(app, completed, failures, (), None)
@@ -327,56 +307,6 @@ def _conclude(
     if not completed and not failures and interrupted is None:
         raise MissingInputError("there was nothing to do")
     return exit_code(completed, failures, interrupted)
-
-
-def _resources(app: App, config: RunConfig, processes: Processes) -> Resources:
-    """Find what the run may use; processes of one machine share its CPUs, and have a GPU each."""
-    from bids_app.resources import available_memory_gb, resolve_device
-    from conform_bids.jobs import Resources
-
-    execution, nprocs = config.execution, _nprocs(config)
-    threads = execution.omp_nthreads or min(nprocs, MOST_THREADS)
-    if threads > nprocs:
-        show_warnings([f"--omp-nthreads {threads} is more than --nprocs {nprocs}"])
-    device = execution.device
-    if not app.uses_gpu:
-        if device.strip().lower() not in ("auto", "cpu"):
-            raise UsageError(f"--device {device}: {app.command} computes on CPUs alone; leave the option out")
-        device = "cpu"
-    elif not config.actions.dry_run:  # which must not load torch, and torch alone can say whether there is a GPU
-        device = resolve_device(device)
-    elif device == "auto":
-        device = "cpu"
-    if processes.size > 1 and device.startswith("cuda"):
-        if device != "cuda":
-            raise UsageError(f"--device {device}: each of {processes.size} processes has a GPU of its own; write --device cuda")
-        device = resolve_device(f"cuda:{processes.local_rank}")
-    return Resources(
-        n_threads=threads,
-        memory_gb=execution.memory_gb or available_memory_gb(),
-        low_mem=execution.low_mem,
-        device=device,
-        random_seed=execution.random_seed,
-        sloppy=execution.sloppy,
-        processes=processes,
-    )
-
-
-def _for_group(config: RunConfig, resources: Resources) -> Resources:
-    """What the level group may use: it runs when all jobs are done, alone."""
-    share = max(1, _nprocs(config) // resources.processes.local_size)
-    return replace(resources, n_threads=config.execution.omp_nthreads or min(share, MOST_THREADS))
-
-
-def share_threads(nprocs: int, n_jobs: int) -> int:
-    """Threads a node: CPUs go to as many jobs at once as there are, as a job on each CPU is done sooner than one job on all of them."""
-    return max(1, min(nprocs // max(1, min(n_jobs, nprocs)), MOST_THREADS))
-
-
-def _nprocs(config: RunConfig) -> int:
-    from bids_app.resources import available_cpus
-
-    return config.execution.nprocs or available_cpus()
 
 
 def _with_report(config: RunConfig, plan: RunPlan) -> list[str]:

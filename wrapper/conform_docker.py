@@ -27,6 +27,7 @@ PATH_FLAGS = (
     "--config-file",
     "--config_file", "--hrf-library", "--assumed-hrf", "--dataset-config", "--split", "--unit-groups", "--parcellation", "--template",
     "--features", "--stimuli-dir", "--model", "--text-queries", "--rois", "--predict",
+    "--store-features",
 )  # fmt: skip
 """Options of the apps whose values are, or may be, paths: ``PATH``, ``NAME=PATH``, or a word where no such file is there."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conform_bids.align.settings import AlignSettings
-from conform_bids.bids.collection import named_datasets
+from conform_bids.bids.collection import NamedDataset, named_datasets, open_datasets, read_participants
 from conform_bids.bids.parcellations import find_parcellation
 from conform_bids.errors import UsageError
 from conform_bids.jobs import GroupInputs
@@ -25,17 +25,22 @@ __all__ = ["aggregate", "find_datasets", "write_only_split"]
 _LOGGER = logging.getLogger("nipype.interface")
 
 
-def find_datasets(inputs: GroupInputs) -> dict[str, Path]:
-    """Datasets of a call, by name: those of ``-d NAME=PATH``, else bids_dir, under the name of its folder.
+def find_datasets(inputs: GroupInputs) -> tuple[NamedDataset, ...]:
+    """Datasets of a call: those of ``-d NAME=PATH``, else bids_dir, under the name of its folder.
 
     As `conform_bids.bids.collection.named_datasets` tells them from other derivatives.
+
+    Raises
+    ------
+    UsageError
+        When a derivative belongs to no dataset, or to one of several that is not said.
     """
     named = named_datasets(inputs.derivatives)
     if named:
         return named
     folder = inputs.bids_dir.parent.parent if inputs.bids_dir.parent.name == "derivatives" else inputs.bids_dir
-    name = "".join(character for character in folder.name if character.isascii() and character.isalnum())
-    return {name or "dataset": inputs.bids_dir}
+    name = "".join(letter for letter in folder.name if letter.isascii() and letter.isalnum())
+    return (NamedDataset(name or "dataset", inputs.bids_dir, dict(inputs.derivatives)),)
 
 
 def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int, about: Mapping[str, str]) -> list[Path]:
@@ -54,13 +59,18 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
         Naming the file, when an input cannot be used.
     """
     store, datasets = output_dir / "store", find_datasets(inputs)
+    maker = f"conform-{settings.store_source}"
+    if len(datasets) > 1 and maker in inputs.derivatives:
+        raise UsageError(f"--derivatives {maker}: of which of {', '.join(each.name for each in datasets)}? Write NAME.{maker}=PATH")
     known = _known(store, settings) if versions(store) and not inputs.overwrite else []
+    chosen = _chosen(inputs)
     found = []
-    for name, path in datasets.items():
-        if name in known:
-            _LOGGER.info("the store holds %s already", name)
-            continue
-        found.append(_find_people(name, path, output_dir, settings, inputs, len(datasets) == 1))
+    for dataset in datasets:
+        if dataset.name in known:
+            _LOGGER.info("the store holds %s already", dataset.name)
+        elif chosen is None or dataset.name in chosen:
+            people = inputs.participants if chosen is None else chosen[dataset.name]
+            found.append(_find_people(dataset, output_dir, settings, inputs, people))
     if found:
         marks, features = _split_file(settings), settings.store_features
         if known:
@@ -69,34 +79,55 @@ def aggregate(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, se
             own = StoreSettings(source=settings.store_source, sameness=Sameness(threshold=settings.store_threshold), seed=seed)
             parcels = _parcels(settings, found)
             _tell(write_release(found, store, own, split=marks, features=features, parcellation=parcels, overwrite=inputs.overwrite))
-    folders = {name: find_stimuli_folder(path) for name, path in datasets.items()}
+    folders = {each.name: find_stimuli_folder(each.derivatives.get("raw", each.path)) for each in datasets}
     folders |= {dataset.name: dataset.stimuli_dir for dataset in found if dataset.stimuli_dir is not None}
     return [store, write_store_report(store, output_dir / "group_store.html", stimuli=folders, about=about)]
 
 
-def _find_people(name: str, path: Path, output_dir: Path, settings: AlignSettings, inputs: GroupInputs, is_alone: bool) -> DatasetInput:
+def _chosen(inputs: GroupInputs) -> dict[str, tuple[str, ...]] | None:
+    """People who were asked for, by dataset, as each calls them; None where nobody was, or datasets have no names."""
+    if not inputs.participants or not named_datasets(inputs.derivatives):
+        return None
+    opened = open_datasets(inputs.bids_dir, inputs.derivatives, inputs.participants)
+    return {str(dataset.name): dataset.participants for dataset in opened}
+
+
+def _find_people(
+    dataset: NamedDataset, output_dir: Path, settings: AlignSettings, inputs: GroupInputs, participants: Sequence[str]
+) -> DatasetInput:
     """People of a dataset, with what is to be stored of them: aligned responses are those of this output folder, where it has any."""
-    source, raw = settings.store_source, inputs.derivatives.get("raw")
-    aligned = sorted({folder.name.removeprefix("sub-") for folder in _aligned_people(output_dir)}) if source == "align" else []
-    if aligned and f"conform-{source}" not in inputs.derivatives:
-        is_named = bool(inputs.derivatives.get(name))
-        names = list(find_datasets(inputs))
-        own = [label for label in aligned if not is_named or _owner(label, names) == name]
-        asked = set(inputs.participants)
-        chosen = [label for label in own if not asked or label in asked or label.removeprefix(name) in asked]
-        folder = find_stimuli_folder(path)
+    source, name, raw = settings.store_source, dataset.name, dataset.derivatives.get("raw")
+    place = dataset.derivatives.get(f"conform-{source}")
+    if source == "align" and place is None:
+        is_named = name in inputs.derivatives
+        aligned = _aligned_people(output_dir, name, [each.name for each in find_datasets(inputs)]) if is_named else _aligned(output_dir)
+        people = sorted(label for label, original in aligned.items() if not participants or original in participants)
+        folder = find_stimuli_folder(dataset.path)
         root = raw or (folder.parent if folder is not None else None)
-        if chosen:
+        if people:
             return find_inputs(
-                name, output_dir, source=source, selection=inputs.selection, participants=chosen, raw=root, prefix=not is_named
+                name, output_dir, source=source, selection=inputs.selection, participants=people, raw=root, prefix=not is_named
             )
-    place = inputs.derivatives.get(f"conform-{source}", path) if is_alone else path
-    return find_inputs(name, place, source=source, selection=inputs.selection, participants=inputs.participants, raw=raw)
+    return find_inputs(name, place or dataset.path, source=source, selection=inputs.selection, participants=participants, raw=raw)
 
 
-def _aligned_people(output_dir: Path) -> list[Path]:
-    """Folders of the people who have a map to a template."""
-    return [folder for folder in output_dir.glob("sub-*") if any(folder.rglob("*_mode-function_desc-*_xfm.h5"))]
+def _aligned(output_dir: Path) -> dict[str, str]:
+    """People who have a map to a template, as they are called here."""
+    folders = [folder for folder in output_dir.glob("sub-*") if any(folder.rglob("*_mode-function_desc-*_xfm.h5"))]
+    labels = [folder.name.removeprefix("sub-") for folder in folders]
+    return dict(zip(labels, labels, strict=True))
+
+
+def _aligned_people(output_dir: Path, name: str, names: Sequence[str]) -> dict[str, str]:
+    """Those of a named dataset, and as it calls them: by participants.tsv, else by their labels."""
+    known = read_participants(output_dir)
+    people = {}
+    for label in _aligned(output_dir):
+        owner = _owner(label, names)
+        dataset, original = known.get(f"sub-{label}", (owner, label.removeprefix(owner)))
+        if dataset == name:
+            people[label] = original.removeprefix("sub-")
+    return people
 
 
 def _owner(label: str, names: Sequence[str]) -> str:
@@ -152,7 +183,7 @@ def write_only_split(output_dir: Path, settings: AlignSettings, inputs: GroupInp
     """Write ``split.tsv`` of the stimuli of all datasets; the files."""
     output_dir.mkdir(parents=True, exist_ok=True)
     result = write_split(
-        find_datasets(inputs),
+        {dataset.name: dataset.path for dataset in find_datasets(inputs)},
         output_dir,
         Sameness(threshold=settings.store_threshold),
         seed=seed,

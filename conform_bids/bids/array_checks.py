@@ -1,4 +1,4 @@
-"""HDF5 and npz files of others: what a file declares is looked at before anything of it is read."""
+"""HDF5, npz and parquet files of others: what a file declares is looked at before anything of it is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from conform_bids.memory import MAX_DEFLATE_RATIO, available_memory_gb
 
-__all__ = ["check_array", "check_file", "check_npz"]
+__all__ = ["check_array", "check_file", "check_npz", "check_parquet"]
 
 _MARGIN = 1024
 
@@ -98,6 +98,26 @@ def check_npz(path: str | os.PathLike[str]) -> None:
         _check_size("it", sum(member.file_size for member in members), size)
         for member in members:
             _check_header(archive, member)
+
+
+def check_parquet(path: str | os.PathLike[str]) -> None:
+    """Look at what a parquet file declares, which is about to be read whole.
+
+    Raises
+    ------
+    ValueError
+        When it declares more than the memory that there is: a column of one value takes no room in the file, whatever its length.
+    OSError, pyarrow.ArrowException
+        When it is no parquet file.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        found = file.metadata
+        stored = sum(found.row_group(k).total_byte_size for k in range(found.num_row_groups))
+        declared = max(stored, found.num_rows * found.num_columns)  # a byte a value at least
+    if declared > available_memory_gb() * 1e9:
+        raise ValueError(f"it declares {declared:,} bytes, more than the memory that there is")
 
 
 def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

@@ -16,7 +16,7 @@ from conform_bids.bids.selection import shorten
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import MissingInputError, UsageError
 
-__all__ = ["is_dataset_name", "named_datasets", "open_datasets", "write_participants"]
+__all__ = ["NamedDataset", "is_dataset_name", "named_datasets", "open_datasets", "read_participants", "write_participants"]
 
 
 def is_dataset_name(name: str) -> bool:
@@ -24,37 +24,42 @@ def is_dataset_name(name: str) -> bool:
     return name.isascii() and name.isalnum() and name not in (RAW, FMRIPREP)
 
 
-def named_datasets(derivatives: Mapping[str, Path]) -> dict[str, Path]:
-    """Datasets of people among those of ``-d NAME=PATH``: their names are letters and digits alone.
-
-    ``raw``, ``fmriprep`` and names of what made a derivative (``conform-glm``) are no datasets of their own.
-    """
-    return {name: path for name, path in derivatives.items() if is_dataset_name(name)}
-
-
 @dataclass(frozen=True)
-class _Call:
-    """One dataset of a call: its name, folder, and what else belongs to it."""
+class NamedDataset:
+    """One dataset of a call.
+
+    Attributes
+    ----------
+    name : str
+    path : Path
+    derivatives : dict of str to Path
+        What else belongs to it, by names without that of the dataset.
+    """
 
     name: str
     path: Path
     derivatives: dict[str, Path]
 
 
-def _calls(derivatives: Mapping[str, Path]) -> list[_Call]:
-    """Each named dataset with its own ``NAME.OTHER=PATH``; what is named without a dataset belongs to the only one, or is shared.
+def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
+    """Datasets of people among those of ``-d NAME=PATH``: their names are letters and digits alone.
+
+    ``raw``, ``fmriprep`` and names of what made a derivative (``conform-glm``) are no datasets of their own. ``NAME.OTHER=PATH`` belongs to
+    the dataset NAME; what is named without a dataset belongs to the only one, or is shared.
 
     Raises
     ------
     UsageError
         When it does not say of which dataset something is.
     """
-    named = named_datasets(derivatives)
+    named = {name: path for name, path in derivatives.items() if is_dataset_name(name)}
+    if not named:
+        return ()
     calls = []
     for name, path in named.items():
         prefix = f"{name}."
         own = {key.removeprefix(prefix): place for key, place in derivatives.items() if key.startswith(prefix)}
-        calls.append(_Call(name, path, own))
+        calls.append(NamedDataset(name, path, own))
     for key, place in derivatives.items():
         dataset, dot, _ = key.partition(".")
         if key in named or (dot and dataset in named):
@@ -65,7 +70,7 @@ def _calls(derivatives: Mapping[str, Path]) -> list[_Call]:
             raise UsageError(f"--derivatives {key}: of which of {', '.join(named)}? Write NAME.{key}=PATH")
         for call in calls:
             call.derivatives.setdefault(key, place)
-    return calls
+    return tuple(calls)
 
 
 def open_datasets(
@@ -90,7 +95,7 @@ def open_datasets(
     UsageError
         When two people would have one label, or a derivative belongs to no dataset.
     """
-    calls = _calls(derivatives)
+    calls = named_datasets(derivatives)
     if not calls:
         return (open_dataset(bids_dir, derivatives=derivatives, participants=participants, database_dir=database_dir),)
     opened = [open_dataset(call.path, derivatives=call.derivatives, database_dir=database_dir, name=call.name) for call in calls]
@@ -131,6 +136,21 @@ _DESCRIBED = {
 }
 
 
+def read_participants(output_dir: Path) -> dict[str, tuple[str, str]]:
+    """Dataset and label there (``sub-01``) of each person of participants.tsv, by label here; empty where people are of one dataset.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file cannot be read, or lacks a column.
+    """
+    path = output_dir / "participants.tsv"
+    if not path.is_file():
+        return {}
+    table = read_tsv(path, required=tuple(_DESCRIBED), quoted=False).fillna("n/a")
+    return {str(row[0]): (str(row[1]), str(row[2])) for row in table[list(_DESCRIBED)].itertuples(index=False)}
+
+
 def write_participants(output_dir: Path, datasets: Sequence[Dataset]) -> None:
     """Write or complete participants.tsv, which maps people of named datasets back; nothing where no dataset has a name.
 
@@ -146,9 +166,7 @@ def write_participants(output_dir: Path, datasets: Sequence[Dataset]) -> None:
         return
     path = output_dir / "participants.tsv"
     with lock_file(output_dir):
-        if path.is_file():
-            table = read_tsv(path, required=tuple(_DESCRIBED), quoted=False).fillna("n/a")
-            people = {str(row[0]): (str(row[1]), str(row[2])) for row in table[list(_DESCRIBED)].itertuples(index=False)} | people
+        people = read_participants(output_dir) | people
         there = sorted((folder.name for folder in output_dir.glob("sub-*") if folder.is_dir()), key=natural_key)
         rows = [(name, *people.get(name, ("n/a", "n/a"))) for name in there]
         write_tsv(pd.DataFrame(rows, columns=list(_DESCRIBED)), path)

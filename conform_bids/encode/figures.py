@@ -14,7 +14,7 @@ from conform_bids.bids.tables import read_tsv
 from conform_bids.encode.files import Plan
 from conform_bids.encode.load import Loaded
 from conform_bids.encode.movie_figures import draw_movie_figures
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
 from conform_bids.encode.numerics.calibration import LEVELS
 
 __all__ = ["draw_figures"]

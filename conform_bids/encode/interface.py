@@ -56,7 +56,7 @@ class FitModel(ConformInterface):
 
     def compute(self) -> Mapping[str, Any]:
         """Fit the model of the plan."""
-        from conform_bids.encode.movie_load import read_loaded
+        from conform_bids.encode.movie_inputs import read_loaded
         from conform_bids.encode.results import fit_and_store
         from conform_bids.numerics.compute import Compute
 
@@ -81,7 +81,7 @@ class SaveOutputs(ConformInterface):
 
     def compute(self) -> Mapping[str, Any]:
         """Write what the plan declares."""
-        from conform_bids.encode.movie_load import read_loaded
+        from conform_bids.encode.movie_inputs import read_loaded
         from conform_bids.encode.save import save_outputs
 
         loaded = read_loaded([Path(path) for path in self.inputs.loaded])
@@ -99,7 +99,7 @@ class DrawFigures(ConformInterface):
     def compute(self) -> Mapping[str, Any]:
         """Draw the figures of the fit."""
         from conform_bids.encode.figures import draw_figures
-        from conform_bids.encode.movie_load import read_loaded
+        from conform_bids.encode.movie_inputs import read_loaded
 
         loaded = read_loaded([Path(path) for path in self.inputs.loaded])
         results = {Path(path).name: Path(path) for path in self.inputs.results}

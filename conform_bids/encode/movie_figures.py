@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform_bids.bids.weights import read_weights
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
 
 __all__ = ["draw_movie_figures"]
 

@@ -13,7 +13,7 @@ from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_
 from conform_bids.encode.files import Plan
 from conform_bids.encode.fitted import Array, Fitted, LinearModel, median, standardise
 from conform_bids.encode.fitting import CrossValidated, Fit
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
 from conform_bids.encode.numerics.movies import Operator, convolved, delayed, design_rows, volume_kernel
 from conform_bids.encode.numerics.scoring import Interval, bootstrap_medians, score_units
 from conform_bids.numerics.compute import Compute

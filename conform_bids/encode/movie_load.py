@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from conform_bids.bids.images import read_bold, read_maps
 from conform_bids.bids.runs import PlannedRun, check_repetition_times, read_common_space, with_timing
 from conform_bids.bids.spaces import Space
 from conform_bids.bids.splits import HELD_OUT
-from conform_bids.bids.trials import hash_stimuli, stimulus_table
+from conform_bids.bids.trials import stimulus_table
 from conform_bids.encode.files import Plan
 from conform_bids.encode.fitting import reduce_spaces
-from conform_bids.encode.load import MIN_TEST, MIN_TRAIN, Loaded, cache_folder, read_parts, write_parts
-from conform_bids.encode.load import read_loaded as read_stimuli
+from conform_bids.encode.load import MIN_TEST, MIN_TRAIN, cache_folder, write_parts
 from conform_bids.encode.movie_features import MovieSpace, gather_movies
 from conform_bids.encode.movie_plan import SHORT_VOLUMES, movie_trials
 from conform_bids.encode.numerics.movies import Timeline, clean_run, default_delays, explainable_variance, group_runs, nuisance_basis
-from conform_bids.encode.numerics.reduction import Reduction
 from conform_bids.encode.numerics.ridge import contiguous_folds
 from conform_bids.encode.numerics.screen import Screen, Shown, show
 from conform_bids.errors import UnusableInputError
@@ -34,7 +31,7 @@ from conform_bids.numerics.blocks import unit_blocks
 from conform_bids.numerics.compute import Compute
 from conform_bids.numerics.linalg import polynomial_basis, polynomial_degree
 
-__all__ = ["LoadedMovies", "load_movies", "read_loaded"]
+__all__ = ["load_movies"]
 
 ONSET_S = 12.0
 """Seconds by which the response to a movie's beginning and end may lag."""
@@ -46,65 +43,6 @@ UNITS_AT_A_TIME = 8192
 ONE_RUN_FOLDS = 5
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedMovies(Loaded):
-    """Inputs of a fit of movies. Rows of `responses`, `observed` and `conditions` are volumes; `features` have all volumes of all runs.
-
-    Attributes
-    ----------
-    timeline : Timeline
-        Which of these volumes are rows of the fit.
-    centres : list of (n_features,) arrays
-        Mean features of the train volumes, one a feature space; taken off.
-    reductions : list of Reduction or None
-        Principal components of each feature space.
-    repetition_time : float
-        Seconds.
-    delays : tuple of int
-        Volumes; empty where features are convolved.
-    hrf_index : (n_units,) int array or None
-        Of each unit, in the library.
-    single : (n_units,) array
-        Explainable variance of one presentation, percent.
-    """
-
-    timeline: Timeline
-    centres: list[FloatArray]
-    reductions: list[Reduction | None]
-    repetition_time: float
-    delays: tuple[int, ...]
-    hrf_index: IntArray | None
-    single: npt.NDArray[np.float32]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """For the table of metrics."""
-        movies = self.conditions["stim_id"]
-        return {
-            "n_train_volumes": self.n_train,
-            "n_test_volumes": len(self.observed),
-            "n_train_movies": int(movies[: self.n_train].nunique()),
-            "n_test_movies": int(movies[self.n_train :].nunique()),
-            "n_runs": len(self.timeline.lengths),
-        }
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Fields of the sidecars that say what was fitted on what."""
-        counts = self.counts
-        return {
-            "NumberOfTrainVolumes": counts["n_train_volumes"],
-            "NumberOfTestVolumes": counts["n_test_volumes"],
-            "NumberOfTrainStimuli": counts["n_train_movies"],
-            "NumberOfTestStimuli": counts["n_test_movies"],
-            "NumberOfRuns": counts["n_runs"],
-            "RepetitionTime": self.repetition_time,
-            "Delays": list(self.delays) or None,
-            "Folds": int(self.timeline.fold.max()) + 1,
-            "FittedStimuliHash": hash_stimuli(self.conditions["stim_id"][: self.n_train]),
-        }
 
 
 def load_movies(plan: Plan, folder: Path, compute: Compute) -> list[Path]:
@@ -373,37 +311,3 @@ def _hrf_index(plan: Plan, space: Space, tr: float, notes: list[str]) -> npt.NDA
         chosen = np.where(known, chosen, common)
         notes.append(f"{int((~known).sum())} of {len(known)} units have no HRF of their own: they get the one that most units have")
     return chosen.astype(np.float64)
-
-
-def read_loaded(files: Sequence[Path]) -> Loaded:
-    """Open what `load_movies`, or `conform_bids.encode.load.load_inputs`, wrote."""
-    by_name = {path.name: path for path in map(Path, files)}
-    if "timeline.npz" not in by_name:
-        return read_stimuli(files)
-    parts = read_parts(files)
-    n_spaces = len(parts["cards"])
-    with np.load(by_name["timeline.npz"], allow_pickle=False) as archive:
-        names = sorted(name for name in archive.files if name.startswith("basis_"))
-        timeline = Timeline(
-            archive["lengths"], [archive[name] for name in names], archive["train"], archive["test"], archive["test_row"], archive["fold"]
-        )
-        repetition_time, delays = float(archive["repetition_time"]), tuple(archive["delays"].tolist())
-    reductions: list[Reduction | None] = []
-    for number in range(n_spaces):
-        path = by_name.get(f"reduction_{number}.npz")
-        if path is None:
-            reductions.append(None)
-            continue
-        with np.load(path, allow_pickle=False) as archive:
-            reductions.append(Reduction.from_arrays(archive))
-    index = by_name.get("hrf_index.npy")
-    return LoadedMovies(
-        **parts,
-        timeline=timeline,
-        centres=[np.load(by_name[f"centre_{number}.npy"]).astype(np.float64) for number in range(n_spaces)],
-        reductions=reductions,
-        repetition_time=repetition_time,
-        delays=delays,
-        hrf_index=None if index is None else np.load(index).astype(np.intp),
-        single=np.load(by_name["single.npy"]),
-    )

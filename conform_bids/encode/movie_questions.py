@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.files import Plan
 from conform_bids.encode.fitted import Fitted
 from conform_bids.encode.movie_features import movie_table
 from conform_bids.encode.movie_fit import MovieModel
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
+from conform_bids.encode.new_features import new_tables
 from conform_bids.encode.numerics.screen import Shown, show
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.numerics.compute import Compute
-from conform_bids.stimuli.feature_files import read_features
 from conform_bids.stimuli.features import FeatureTable
+from conform_bids.stimuli.identity import MISSING
 from conform_bids.stimuli.movies import MovieFeatures, match_movies
 
 __all__ = ["predict_movies"]
@@ -32,32 +32,30 @@ def predict_movies(plan: Plan, loaded: LoadedMovies, fitted: Fitted, compute: Co
         When the features are not those of the model, or a movie has none in one of the spaces.
     """
     assert isinstance(fitted.model, MovieModel)
-    tables = _tables(plan, loaded, compute)
-    for table, card in zip(tables, loaded.cards, strict=True):
-        if table.n_features != len(card["feature_names"]):
-            raise UnusableInputError(
-                f"--predict: {table.n_features} features, and the model has {len(card['feature_names'])} of {card['name']}"
-            )
-        if "n/a" not in (table.card.model, card["model"]) and table.card.preprocessing_hash != card["preprocessing_hash"]:
-            raise UnusableInputError(f"--predict: features of {table.card.model}, not computed as those of the model, {card['name']}")
-    hashes = dict(zip(tables[0].stim_ids, tables[0].sha256, strict=True))
-    names = list(hashes)
+    tables = new_tables(plan, loaded, partial(movie_table, plan, compute=compute, cache=None))
+    shown = _movies(tables[0])
     found = [
-        match_movies(table, names, list(hashes.values()), f"--predict {card['name']}")
+        match_movies(table, list(shown), [digest for _, digest in shown.values()], f"--predict {card['name']}")
         for table, card in zip(tables, loaded.cards, strict=True)
     ]
     predicted, rows = [], []
-    for name in names:
+    for name, (stim_id, digest) in shown.items():
         if absent := [str(card["name"]) for card, movies in zip(loaded.cards, found, strict=True) if name not in movies]:
             raise MissingInputError(f"--predict: {name!r} has no features of {absent[0]}")
         frames = [movies[name] for movies in found]
         values, times = _predict(fitted.model, frames, loaded.repetition_time, name)
         predicted.append(values * fitted.scale + fitted.mean)
-        rows += [(name, float(time), hashes[name]) for time in times]
+        rows += [(stim_id, float(time), digest) for time in times]
     fitted.arrays["new_predictions"] = np.concatenate(predicted)
     new = pd.DataFrame(rows, columns=["stim_id", "time", "sha256"])
     new.insert(0, "condition", range(len(new)))
     fitted.tables["new"] = new
+
+
+def _movies(table: FeatureTable) -> dict[str, tuple[str, str]]:
+    """Movies of a table, stim_id and SHA-256 each, by name: the stim_id, or the hash where there is none."""
+    pairs = dict.fromkeys(zip(table.stim_ids, table.sha256, strict=True))
+    return {digest if stim_id == MISSING else stim_id: (stim_id, digest) for stim_id, digest in pairs}
 
 
 def _predict(model: MovieModel, frames: list[MovieFeatures], repetition_time: float, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,21 +69,3 @@ def _predict(model: MovieModel, frames: list[MovieFeatures], repetition_time: fl
     except ValueError as error:
         raise UnusableInputError(f"--predict: {name!r}: {error.args[-1]}") from error
     return model.predict_movie(screen.features, screen.on), (np.arange(n_volumes) + 0.5) * repetition_time
-
-
-def _tables(plan: Plan, loaded: LoadedMovies, compute: Compute) -> list[FeatureTable]:
-    """A table of the new movies' features for each feature space, in their order."""
-    asked = plan.settings.predict
-    assert asked is not None
-    if asked.is_dir() and plan.settings.chosen_backbone is not None and not plan.feature_files:
-        files = {path.relative_to(asked).as_posix(): path for path in sorted(asked.rglob("*")) if path.is_file() and path.name[0] != "."}
-        if not files:
-            raise MissingInputError(f"--predict {asked}: no file in this folder")
-        return [movie_table(plan, files, compute, None)]
-    found = {path.stem: path for path in find_feature_files([str(asked)])}
-    names = [str(card["name"]) for card in loaded.cards]
-    chosen = list(found.values()) if len(names) == len(found) == 1 else [found.get(name, Path()) for name in names]
-    for name, path in zip(names, chosen, strict=True):
-        if not path.is_file():
-            raise MissingInputError(f"--predict {asked}: no table of the feature space {name!r}; the model needs {', '.join(names)}")
-    return [read_features(path) for path in chosen]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,10 @@ import pandas as pd
 
 from conform_bids.bids.images import read_maps
 from conform_bids.bids.parcellations import both_hemispheres
-from conform_bids.encode.features import find_feature_files
 from conform_bids.encode.files import Plan
 from conform_bids.encode.fitted import Fitted
 from conform_bids.encode.load import Loaded
+from conform_bids.encode.new_features import new_tables
 from conform_bids.encode.numerics.queries import area_under_curve, query_maps, top_one
 from conform_bids.encode.numerics.scoring import Interval
 from conform_bids.encode.settings import EncodeSettings
@@ -143,42 +144,22 @@ def _read_mask(plan: Plan, loaded: Loaded, path: Path) -> npt.NDArray[np.bool_]:
 
 def _predict(plan: Plan, loaded: Loaded, fitted: Fitted, compute: Compute) -> None:
     """Responses to new stimuli in the units of the responses, (n_new, n_units)."""
-    tables = _new_tables(plan, loaded, compute)
+    tables = new_tables(plan, loaded, partial(_embed, plan=plan, compute=compute))
     first = tables[0]
     names, hashes = list(first.stim_ids), list(first.sha256)
     values = [first.values]
     for table, card in zip(tables[1:], loaded.cards[1:], strict=True):
         values.append(match_features(table, names, hashes, source=str(card["name"])).values)
-    for table, card in zip(tables, loaded.cards, strict=True):
-        if table.n_features != len(card["feature_names"]):
-            raise UnusableInputError(
-                f"--predict: {table.n_features} features, and the model has {len(card['feature_names'])} of {card['name']}"
-            )
-        if "n/a" not in (table.card.model, card["model"]) and table.card.preprocessing_hash != card["preprocessing_hash"]:
-            raise UnusableInputError(f"--predict: features of {table.card.model}, not computed as those of the model, {card['name']}")
-        if not np.isfinite(table.values).all():
-            raise UnusableInputError("--predict: features that are not finite")
+    if not all(np.isfinite(table.values).all() for table in tables):
+        raise UnusableInputError("--predict: features that are not finite")
     predicted = fitted.model.predict(values) * fitted.scale + fitted.mean
     fitted.arrays["new_predictions"] = predicted
     fitted.tables["new"] = pd.DataFrame({"condition": range(len(names)), "stim_id": names, "sha256": hashes})
 
 
-def _new_tables(plan: Plan, loaded: Loaded, compute: Compute) -> list[FeatureTable]:
-    """A table of the new stimuli's features for each feature space, in their order."""
-    asked = plan.settings.predict
-    assert asked is not None
-    if asked.is_dir() and plan.settings.chosen_backbone is not None and not plan.feature_files:
-        from conform_bids.stimuli.backbones import compute_features
-        from conform_bids.stimuli.backbones_models import load_backbone
+def _embed(files: dict[str, Path], plan: Plan, compute: Compute) -> FeatureTable:
+    from conform_bids.stimuli.backbones import compute_features
+    from conform_bids.stimuli.backbones_models import load_backbone
 
-        files = {path.relative_to(asked).as_posix(): path for path in sorted(asked.rglob("*")) if path.is_file() and path.name[0] != "."}
-        if not files:
-            raise MissingInputError(f"--predict {asked}: no file in this folder")
-        return [compute_features(load_backbone(plan.settings.chosen_backbone, compute.device), files)]
-    found = {path.stem: path for path in find_feature_files([str(asked)])}
-    names = [str(card["name"]) for card in loaded.cards]
-    if len(names) == len(found) == 1:
-        return [read_features(next(iter(found.values())))]
-    if absent := [name for name in names if name not in found]:
-        raise MissingInputError(f"--predict {asked}: no table of the feature space {absent[0]!r}; the model needs {', '.join(names)}")
-    return [read_features(found[name]) for name in names]
+    assert plan.settings.chosen_backbone is not None
+    return compute_features(load_backbone(plan.settings.chosen_backbone, compute.device), files)

@@ -17,7 +17,7 @@ from conform_bids.encode.fitted import Array, Fitted, median, standardise
 from conform_bids.encode.fitting import Fit, expand, reduce_spaces
 from conform_bids.encode.load import Loaded
 from conform_bids.encode.movie_fit import fit_movies
-from conform_bids.encode.movie_load import LoadedMovies
+from conform_bids.encode.movie_inputs import LoadedMovies
 from conform_bids.encode.movie_questions import predict_movies
 from conform_bids.encode.numerics.ridge import contiguous_folds
 from conform_bids.encode.numerics.scoring import Interval, bootstrap_medians, score_units

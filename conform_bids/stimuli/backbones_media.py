@@ -21,6 +21,8 @@ ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegvideo,mpegts,ogg,asf"
 """Containers that hold their own frames; playlists, which name other files and addresses, are not among them."""
+LONGEST_S = 24 * 3600.0
+"""A movie that is longer declares times that nothing was shown at."""
 _GROUND = (128, 128, 128, 255)
 """What transparent parts are shown on."""
 
@@ -85,7 +87,7 @@ def read_movie(path: Path, frame_rate: float) -> Iterator[tuple[float, Image]]:
     Raises
     ------
     ValueError
-        When it is broken, larger than `LARGEST_PIXELS`, or neither; the message says which.
+        When it is broken, larger than `LARGEST_PIXELS`, longer than `LONGEST_S`, or neither; the message says which.
     """
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
         yield 0.0, read_frames(path, 1)[0]
@@ -115,6 +117,8 @@ def _at_even_times(container: Any, frame_rate: float) -> Iterator[tuple[float, I
         if before is None:
             first = frame.time
         else:
+            if frame.time - first > LONGEST_S:
+                raise _Refused(f"has a frame at {frame.time:g} s; a movie of more than {LONGEST_S:g} s is not decoded")
             while (k + 0.5) / frame_rate < frame.time - first:
                 yield k / frame_rate, before.to_image()
                 k += 1

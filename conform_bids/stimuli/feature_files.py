@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.bids.array_checks import check_array, check_npz
+from conform_bids.bids.array_checks import check_array, check_npz, check_parquet
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.scratch import require_room
 from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
-from conform_bids.memory import available_memory_gb
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
 from conform_bids.stimuli.identity import MISSING
 
@@ -212,12 +211,10 @@ def _read_parquet(path: Path) -> _Content:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    check_parquet(path)
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows > path.stat().st_size:  # a row has a key of its own, of a byte at least
             raise ValueError(f"it declares {file.metadata.num_rows:,} rows, more than the file can hold")
-        groups = (file.metadata.row_group(k).total_byte_size for k in range(file.metadata.num_row_groups))
-        if (declared := sum(groups)) > available_memory_gb() * 1e9:
-            raise ValueError(f"it declares {declared:,} bytes, more than the memory that there is")
         table = file.read()
     metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items() if key in (b"card", b"version")}
     _check_version(metadata.get("version", FEATURES_VERSION))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conform_bids.bids.array_checks import check_npz
+from conform_bids.bids.array_checks import check_npz, check_parquet
 from conform_bids.bids.splits import check_split
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import UnusableInputError, UsageError
@@ -217,13 +217,14 @@ def read_features(path: Path) -> pd.DataFrame:
             features = read_feature_table(path)
             table = pd.DataFrame(features.values).assign(sha256=list(features.sha256), stim_id=list(features.stim_ids))
         elif path.suffix == ".npz":
+            check_npz(path)
             with np.load(path, allow_pickle=False) as archive:
-                check_npz(path)
                 table = pd.DataFrame(archive["features"])
                 for name in ("sha256", "stim_id", "dataset"):
                     if name in archive.files:
                         table[name] = archive[name].astype(str)
         elif path.suffix == ".parquet":
+            check_parquet(path)
             table = pd.read_parquet(path)
         else:
             table = read_tsv(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from conform_bids.bids.array_checks import check_parquet
 from conform_bids.bids.atomic import atomic_path, write_json, write_tsv
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.store.catalogue import STIMULUS_COLUMNS
@@ -104,6 +105,7 @@ def read_table(name: str, folder: Path) -> pd.DataFrame:
     import pyarrow
 
     try:
+        check_parquet(path)
         frame = pd.read_parquet(path, engine="pyarrow")
     except FileNotFoundError as error:
         raise MissingInputError(f"{path}: no such file") from error

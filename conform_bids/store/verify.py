@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conform_bids.bids.array_checks import check_array
 from conform_bids.errors import ConformError
 from conform_bids.stimuli.splitting import HELD_OUT, find_leaks
 from conform_bids.store.catalogue import Float32Array, catalogue_components, match_features, read_features
@@ -173,7 +175,7 @@ def _betas(root: Path, manifest: dict[str, Any], person: dict[Any, Any], tables:
     rows = tables["trials"][tables["trials"]["participant_id"] == label].sort_values("row")
     fits = tables["fits"][tables["fits"]["participant_id"] == label].set_index("group")
     with h5py.File(root / name, "r") as file:
-        betas, group = file["betas"], np.asarray(file["group"][()])
+        betas, group = check_array(file, "betas", largest=sys.maxsize), np.asarray(check_array(file, "group")[()])
         if betas.shape != (len(rows), manifest["grid"]["n_units"]) or rows["row"].tolist() != list(range(len(rows))):
             return [f"{name}: betas of shape {betas.shape}, but there are {len(rows)} trials of {manifest['grid']['n_units']} units"], []
         faults = []
@@ -208,7 +210,7 @@ def _is_pooled(path: Path, fits: pd.DataFrame) -> bool:
     import h5py
 
     with h5py.File(path, "r") as file:
-        mean = np.asarray(file["mean"][()])[np.asarray(fits.index)]
+        mean = np.asarray(check_array(file, "mean")[()])[np.asarray(fits.index)]
     return bool(np.array_equal(mean, np.broadcast_to(mean[:1], mean.shape), equal_nan=True))
 
 

@@ -1,4 +1,4 @@
-"""HDF5 and npz files of others: links, objects and sizes that are declared only, in every layout that is read whole."""
+"""HDF5, npz and parquet files of others: links, objects and sizes that are declared only, in every layout that is read whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from conform_bids.align.transforms import read_person, read_template
@@ -18,8 +19,10 @@ from conform_bids.bids.hdf5_layouts import read_decomposition
 from conform_bids.bids.spaces import load_space
 from conform_bids.bids.weights import EncodingWeights, read_weights, write_weights
 from conform_bids.errors import UnusableInputError
+from conform_bids.stimuli.feature_files import read_features
 from conform_bids.store.catalogue import read_features as read_table_of_features
 from conform_bids.store.grid import read_parcels
+from conform_bids.store.tables import read_table
 
 HOSTILE = ("soft link", "external link", "virtual", "external", "huge", "unwritten", "references", "ragged")
 
@@ -108,6 +111,17 @@ def test_npz_files_are_looked_at_first(kind: str, reader: Callable[[Path], Any],
         np.savez(path, features=np.zeros((20, 10)))
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UnusableInputError, match=r"a\.npz"):
+        reader(path)
+
+
+@pytest.mark.parametrize("reader", [read_features, read_table_of_features, lambda path: read_table("fits", path.parent)])
+def test_parquet_files_are_looked_at_first(reader: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of one value, which take next to nothing however long they are."""
+    path = tmp_path / "fits.parquet"
+    pd.DataFrame({"stim_id": "a", **{str(k): np.zeros(1_000_000, np.float32) for k in range(3)}}).to_parquet(path)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(array_checks, "available_memory_gb", lambda: 0.003)
+    with pytest.raises(UnusableInputError, match=r"fits\.parquet.*it declares 4,000,000 bytes"):
         reader(path)
 
 

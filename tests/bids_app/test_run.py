@@ -21,9 +21,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_app.allotment import share_threads
 from bids_app.failures import ParticipantFailure
 from bids_app.messages import exit_code, summary_lines
-from bids_app.run import share_threads
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RunToy = Callable[..., int]

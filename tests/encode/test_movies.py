@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,14 @@ import pytest
 from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
 from conform_bids.bids.gifti import write_arrays
 from conform_bids.bids.weights import read_weights
+from conform_bids.encode.fitted import Fitted
+from conform_bids.encode.movie_fit import MovieModel
 from conform_bids.encode.movie_plan import draw_movies
+from conform_bids.encode.movie_questions import predict_movies
+from conform_bids.encode.numerics.movies import delayed
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.errors import UsageError
+from conform_bids.numerics.compute import Compute
 from conform_bids.stimuli.feature_files import write_features
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
 
@@ -106,6 +112,22 @@ def test_predictions_are_a_map_a_volume_and_those_of_new_movies_begin_with_each_
     frames = done.world.frames["t"].reshape(60, 6, -1).mean(axis=1)  # six frames a volume
     late = np.concatenate([frames[5 - delay : 60 - delay] for delay in (2, 3, 4, 5)], axis=1)
     np.testing.assert_allclose(volumes[rows][5:, 1:], model.predict(late)[:, 1:], atol=2e-3)
+
+
+def test_new_movies_without_names_are_told_apart_by_content(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).standard_normal((24, 2)).astype(np.float32)
+    hashes, times = ["1" * 64] * 12 + ["2" * 64] * 12, np.tile(np.arange(12.0), 2)
+    write_features(FeatureTable(frames, ["n/a"] * 24, hashes, FeatureCard(), times), tmp_path / "new.npz")
+    card = {"name": "truth", "feature_names": ["a", "b"], "model": "n/a", "preprocessing_hash": "n/a"}
+    weights = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    model = MovieModel([weights], np.zeros(2, np.float32), (1,), [(partial(delayed, delays=(1,)), np.ones(2, bool))], [np.zeros(2)])
+    fitted = Fitted(model, np.zeros(2, np.float32), np.ones(2, np.float32), {}, {})
+    plan: Any = SimpleNamespace(settings=SimpleNamespace(predict=tmp_path / "new.npz", chosen_backbone=None), feature_files=())
+    loaded: Any = SimpleNamespace(cards=[card], repetition_time=1.0)
+    predict_movies(plan, loaded, fitted, Compute())
+    new = fitted.tables["new"]
+    assert new["sha256"].tolist() == hashes and set(new["stim_id"]) == {"n/a"}
+    np.testing.assert_allclose(fitted.arrays["new_predictions"][[5, 17]], frames[[4, 16]], atol=1e-6)
 
 
 def test_the_report_shows_time_courses_and_delays(done: Any) -> None:

@@ -191,29 +191,6 @@ class TestInterruption:
         run_glm(pristine.root, tmp_path / "out", *FAST, "--participant-label", "01").expect(0, "sub-01: completed")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
-    """Mount a small file system under a name; a second call for the name changes its size."""
-    mounted: list[Path] = []
-
-    def mount(name: str, size: str) -> Path:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        options = f"remount,size={size}" if folder in mounted else f"size={size}"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        if folder not in mounted:
-            mounted.append(folder)
-        return folder
-
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
 @pytest.mark.parametrize(("name", "size"), [("out", "16k"), ("out", "200k"), ("work", "200k")])
 def test_a_full_disk_is_named_and_a_second_run_completes(
     name: str, size: str, small_disk: Any, tmp_path: Path, pristine: Any, run_glm: Any, reference: Path

@@ -472,3 +472,12 @@ def test_transformers(network: torch.nn.Module, factor: int, layer: str, monkeyp
 
 def test_frames_of_a_video_are_said_in_the_card() -> None:
     assert load_backbone().card.preprocessing["frames"] == backbones_models.N_FRAMES
+
+
+def test_a_movie_with_a_frame_far_away_is_not_decoded_for_years(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two frames a billion seconds apart would be a billion intervals."""
+    frames = [SimpleNamespace(time=time, to_image=lambda: None) for time in (0.0, 1.0, 1e9)]
+    monkeypatch.setattr(backbones_media, "_video_stream", lambda container: None)
+    container = SimpleNamespace(decode=lambda stream: iter(frames))
+    with pytest.raises(ValueError, match=r"a frame at 1e\+09 s"):
+        list(backbones_media._at_even_times(container, 2.0))

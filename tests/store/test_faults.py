@@ -10,8 +10,7 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,39 +283,17 @@ def test_no_room_for_a_file_is_an_error_and_no_crash(n_bytes: int, world: Simple
     assert digests(store) == digests(world.store)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A small file system; a second call changes its size."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = []
-
-    def mount(size: str) -> Path:
-        options = f"{'remount,' if mounted else ''}size={size}"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        mounted.append(size)
-        return folder
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
 @pytest.mark.parametrize("size", ["16k", "1100k"])
 def test_a_full_disk_is_told_and_a_second_run_completes(
-    size: str, small_disk: Callable[[str], Path], world: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    size: str, small_disk: Callable[[str, str], Path], world: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """16k: not even the tables; 1100k: all but betas, for which a margin of 1 MB has to be left."""
-    store = small_disk(size) / "store"
+    store = small_disk("disk", size) / "store"
     assert main(["create", str(store), f"One={world.root / 'one'}"]) == 1
     told = capsys.readouterr().err
     assert "o space left on device" in told and str(store) in told and "Traceback" not in told
     assert versions(store) == [] and not list(store.rglob(".conform-*"))
-    small_disk("50m")
+    small_disk("disk", "50m")
     assert main(["create", str(store), f"One={world.root / 'one'}"]) == 0
     assert {name: text for name, text in digests(store).items() if name.startswith("betas/")} == {
         name: text for name, text in digests(world.store).items() if name.startswith("betas/")

@@ -19,6 +19,7 @@ from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis
 from bids_app.store.__main__ import main
 from conform_bids.align.aggregate import aggregate
 from conform_bids.align.settings import AlignSettings
+from conform_bids.errors import MissingInputError
 from conform_bids.jobs import GroupInputs
 from conform_bids.stimuli import backbones_models
 from conform_bids.stimuli.feature_files import read_features, write_features
@@ -60,6 +61,24 @@ def test_datasets_are_aggregated_without_alignment_and_added_later(world: Simple
     again = align(world.root / "one", tmp_path / "out", "group", "-w", tmp_path / "work", "--store", "-d", one, two)
     assert again.status == 0, again.text
     assert Store(tmp_path / "out" / "store").version == both.version
+
+
+def test_each_dataset_has_derivatives_of_its_own(world: SimpleNamespace, tmp_path: Path) -> None:
+    """Betas and stimuli that lie elsewhere, and people as the output calls them."""
+    glm = {name: shutil.copytree(world.root / name / "derivatives" / "conform-glm", tmp_path / f"glm-{name}") for name in ("one", "two")}
+    bare = shutil.copytree(world.root / "two", tmp_path / "two", ignore=shutil.ignore_patterns("derivatives"))
+    named = ("-d", f"One={glm['one']}", f"One.raw={world.root / 'one'}", f"Two={bare}", f"Two.conform-glm={glm['two']}", f"Two.raw={bare}")
+    given = (bare, tmp_path / "out", "group", "-w", tmp_path / "work", "--store", *named)
+    run = align(*given, "--participant-label", "One02")
+    assert run.status == 0, run.text
+    assert Store(tmp_path / "out" / "store").participants["participant_id"].tolist() == ["sub-One02"]
+    run = align(*given, "--overwrite")
+    assert run.status == 0, run.text
+    store = Store(tmp_path / "out" / "store")
+    assert store.participants["participant_id"].tolist() == ["sub-One01", "sub-One02", "sub-Two01"]
+    stimuli = store.stimuli.set_index(["dataset", "stim_id"])
+    expected = Store(world.store).stimuli.set_index(["dataset", "stim_id"])["sha256"]
+    assert (expected != "n/a").all() and stimuli.loc[expected.index, "sha256"].equals(expected), "stimuli are found in NAME.raw"
 
 
 def test_one_dataset_is_named_by_its_folder(world: SimpleNamespace, tmp_path: Path) -> None:
@@ -138,6 +157,8 @@ def test_noise_ceilings_by_an_atlas(world: SimpleNamespace, tmp_path: Path) -> N
         (("--store", "--store-features", "f.h5"), 2, "both are needed"),
         (("--store", "--split", "trial_type"), 1, "take a file"),
         (("--store", "--store-source", "psn"), 66, "conform-psn"),
+        (("--store", "-d", "a=.", "b=.", "conform-glm=."), 1, "Write NAME.conform-glm=PATH"),
+        (("--store", "-d", "a=.", "b.raw=."), 1, "no dataset is called b"),
     ],
 )
 def test_what_cannot_be_aggregated_is_refused(
@@ -191,6 +212,19 @@ def test_aligned_responses_of_the_output_folder(tmp_path: Path, make_dataset: ob
     assert people["dataset"].to_dict() == {"sub-One01": "One", "sub-OneB01": "OneB"} and set(people["original_id"]) == {"sub-01"}
     assert set(store.fits["desc"]) == {"stack"} and set(store.trials["n_averaged"]) == {3}
     assert "brought to a common functional space" in paths[1].read_text()
+
+
+def test_people_of_the_output_are_known_by_its_table(tmp_path: Path, make_dataset: object) -> None:
+    """sub-One201 is 201 of One, whatever its label looks like."""
+    marks = {f"s{k:02d}": "test" if k < 4 else "train" for k in range(24)}
+    out = tmp_path / "out"
+    for name in ("One", "One2"):
+        make_dataset(tmp_path / name, marks, participants=("01",), sessions=("01",), repeats=1)  # type: ignore[operator]
+    _as_aligned(tmp_path / "One" / "derivatives" / "conform-glm", out, "One2")
+    (out / "participants.tsv").write_text("participant_id\tdataset\toriginal_id\nsub-One201\tOne\tsub-201\n")
+    inputs = GroupInputs(tmp_path / "One", {name: tmp_path / name for name in ("One", "One2")})
+    with pytest.raises(MissingInputError, match="One2"):  # of whom nobody is aligned
+        aggregate(out, AlignSettings(store=True, store_source="align"), inputs, 0, {})
 
 
 def _as_aligned(glm: Path, out: Path, name: str) -> None:

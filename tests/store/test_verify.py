@@ -127,6 +127,17 @@ def test_a_broken_store_is_no_crash(store: Path) -> None:
     assert main(["verify", str(store / "nothing")]) == 66
 
 
+@pytest.mark.parametrize("name", ["group", "betas"])
+def test_arrays_of_another_file_are_no_part_of_a_store(name: str, store: Path, tmp_path: Path) -> None:
+    path = next((store / "betas").glob("*.h5"))
+    with h5py.File(path, "r+") as file, h5py.File(tmp_path / "other.h5", "w") as other:
+        file.copy(name, other)
+        del file[name]
+        file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), name)
+    found = verify_store(store)
+    assert any(f"{name} is a link" in line for line in found.faults), found
+
+
 def test_the_command_line(world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, one, two = tmp_path / "store", world.root / "one", world.root / "two"
     assert main(["create", str(store), f"One={one}", "--name", "ours", "--license", "CC0"]) == 0

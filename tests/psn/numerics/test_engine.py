@@ -100,7 +100,8 @@ def test_nothing_depends_on_threads_labels_or_neighbours(brain: Any) -> None:
         np.testing.assert_array_equal(whole.arrays[name], threads.arrays[name])
         np.testing.assert_array_equal(whole.arrays[name], relabelled.arrays[name])
         np.testing.assert_array_equal(whole.arrays[name][units], alone.arrays[name])
-    assert [vars(check) for check in whole.null] == [vars(check) for check in threads.null]
+    for one, two in zip(whole.null, threads.null, strict=True):  # sums whose last digit is where an array happens to lie
+        assert vars(one) == pytest.approx(vars(two), rel=1e-12)
     first, second = ([str(replace(record, seconds=0)) for record in found.parcels] for found in (whole, threads))
     assert first == second
 
