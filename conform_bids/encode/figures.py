@@ -101,7 +101,7 @@ def _plot_against_ceiling(correlation: NDArray[np.float64], ceiling: NDArray[np.
         cells = axes.hist2d(root, correlation[known], bins=[50, 60], range=((0, 1), (low, 1)), cmin=1, norm=LogNorm(), cmap="viridis")
         axes.plot([0, 1], [0, 1], color="#c03d3e", linewidth=1.2, label="noise ceiling")
         axes.axhline(0, color="#888888", linewidth=0.8)
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)  # cells lie under it
         bar = figure.colorbar(cells[3], ax=axes, label="Units", format="%.0f")
         bar.ax.yaxis.set_minor_formatter(NullFormatter())  # the default one writes powers as TeX
         finish_axes(axes, "Root of the noise ceiling", "Correlation with test responses", grid="both")

@@ -54,11 +54,12 @@ _FIGURES = {
     "correlation": ("Correlation", "Correlation of predictions with measured responses to test stimuli."),
     "noiseceilingnormalized": (
         "Correlation over the noise ceiling",
-        "Correlation over the root of the noise ceiling of the test stimuli, where the ceiling is above 10 %: 1 at most.",
+        "Correlation over the root of the noise ceiling of the test stimuli, where the ceiling is above 10 %; above 1 only by chance.",
     ),
     "cvrsquared": (
         "R2, cross-validated",
-        "Share of the variance of responses to train stimuli, predicted by models that did not see them.",
+        "Share of the variance of responses to train stimuli, predicted by models that did not see them. Where these responses were "
+        "denoised, they share noise with their neighbours and are predicted too well: the maps above are the scores to report.",
     ),
     "alpha": ("Penalty", "Penalty on the weights that was chosen, as the power of ten."),
     "expectedrsquared": (

@@ -310,12 +310,15 @@ def _runs_table(fit: _Fit) -> Table | None:
         cells: list[Cell] = [run.get(key, "n/a") for key in ("Label", "Volumes", "RepetitionTime", "StartTime", "Trials")]
         cells += [Number(float(run.get(key, math.nan)), decimals) for key, (_, decimals) in shown.items()]
         rows.append([*cells, ", ".join(map(str, run.get("Remarks", [])))])
-    heads = ("Run", "Volumes", "TR (s)", "First frame at (s)", "Trials", *(name for name, _ in shown.values()), "Remarks")
+    heads = ["Run", "Volumes", "TR (s)", "First frame at (s)", "Trials", *(name for name, _ in shown.values()), "Remarks"]
+    if not any(run.get("Remarks") for run in fit.numbers.runs):  # a column that is empty would push others off a narrow screen
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     caption = (
         "Medians over units or trials, means over volumes. Efficiency: one over the mean variance of the unregularised estimates of trials "
         "without a flag, where the noise of a volume has variance 1 (Dale, 1999); at 0.25 an estimate has twice the standard deviation of "
-        "a volume's noise. Remarks: more than three robust standard deviations off the other runs (from four runs on), or (moved) more "
-        "than a fifth of the volumes with a framewise displacement above 0.5 mm."
+        "a volume's noise. Mean response: of responsive units, in the units of the betas. Remarks, where there are any: more than three "
+        "robust standard deviations off the other runs (from four runs on), or (moved) more than a fifth of the volumes with a framewise "
+        "displacement above 0.5 mm."
     )
     return Table(heads, rows, caption)
 

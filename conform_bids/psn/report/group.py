@@ -28,7 +28,7 @@ _COLUMNS: dict[str, tuple[str, int]] = {
     "median_ncsnr": ("", 2),
     "median_noise_ceiling_before": ("Ceiling before (%)", 1),
     "median_noise_ceiling_after": ("Ceiling after (%)", 1),
-    "median_cv_gain": ("Gain", 3),
+    "median_cv_gain": ("Gain (%)", 1),
     "median_reliability_before": ("r before", 2),
     "median_reliability_after": ("r after", 2),
     "null_median_reliability_after": ("r, shuffled", 2),
@@ -74,7 +74,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         name = f"sub-{fit.entities['sub']}"
         page = f"{name}.html"
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
-        rows.append([link, fit.title, *(Number(fit.get(metric), decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
+        rows.append([link, fit.title, *(Number(_shown(fit, metric), decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
     caption = (
         "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; after: cross-fitted; "
         "shuffled: the same where nothing repeats, which should be 0. group_psn.tsv has more columns."
@@ -90,6 +90,11 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         errors=problems,
     )
     return paths
+
+
+def _shown(fit: FitNumbers, metric: str) -> float:
+    """A metric as the page has it: the gain in percent, as in the participants' reports."""
+    return fit.get(metric) * (100 if metric == "median_cv_gain" else 1)
 
 
 def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
