@@ -16,7 +16,7 @@ from conform_bids.bids.splits import HELD_OUT, check_split, read_split, split_wa
 from conform_bids.bids.trials import TRIAL_COLUMNS, read_trials
 from conform_bids.errors import MissingInputError, UnusableInputError
 from conform_bids.psn.files import PlannedBetas
-from conform_bids.psn.numerics.engine_data import TrialSet
+from conform_bids.psn.numerics.engine_data import MIN_CONDITIONS, TrialSet
 from conform_bids.psn.numerics.sessions import warn_of_repeats
 from conform_bids.psn.settings import PSNSettings
 
@@ -193,3 +193,5 @@ def _check_repeats(pooled: PooledTrials, betas: Sequence[PlannedBetas]) -> None:
         kind = "train condition" if pooled.split_given else "condition"
         count = f"{len(pooled.trials)} trials of {len(pooled.conditions)} conditions"
         raise UnusableInputError(f"{where}: no {kind} repeats ({count}); signal and noise can only be told apart by repeats")
+    if train.sum() < MIN_CONDITIONS:
+        raise UnusableInputError(f"{where}: signal and noise need at least {MIN_CONDITIONS} train conditions; there are {train.sum()}")

@@ -200,7 +200,7 @@ def _save_table(context: _Context, table: TableOutput) -> list[Path]:
     else:
         source, described = _TABLES[table.key]
         write_tsv(read_tsv(context.files[source], quoted=False).fillna("n/a"), path)
-        content = {**described, **context.fields, **(context.fit_fields if table.key == "conditions" else {})}
+        content = {**described, **context.fields, **context.fit_fields}
     sources = () if table.key == "stimuli" else context.sources
     name = parse_name(table.path)
     side = plan.output_dir / sidecar_of(table.path)

@@ -79,6 +79,9 @@ def test_every_sidecar_says_what_a_reader_needs(done: Any) -> None:
         content = json.loads(path.read_text())
         assert content["SoftwareVersion"].startswith("conform-psn "), path
         assert str(done.output.parent) not in path.read_text(), path
+        if not path.name.endswith("_desc-psnnoise_trials.json"):  # trials as they were read
+            assert content["FitIncludesTest"] is False, path
+            assert content["BetaModel"] == "conform", path
         for source in content["Sources"]:
             dataset, relative = re.fullmatch(r"bids:(\w*):(.+)", source).groups()
             assert (done.output / links[dataset] / relative).is_file(), source
@@ -107,6 +110,11 @@ def test_reports(done: Any) -> None:
     for words in ("Noise ceiling before denoising", "Noise ceiling after denoising", "space-fsaverage5", "Parcels", "desc-conform"):
         assert words in page
     assert "NO SPLIT" not in page
+    titles = ("Noise ceilings over units", "Reliability, cross-fitted, and its null", "Signal-to-noise ratio", "Cross-validated gain")
+    titles += ("Dimensions", "Spectra", "How strongly to denoise", "Shrinkage of the covariances", "What became of units")
+    for title in titles:
+        assert page.count(f">{title}</h") == 3, title  # a fit each
+    assert "r, shuffled" in (done.output / "group_psn.html").read_text(encoding="utf-8")
     table = pd.read_csv(done.output / "group_psn.tsv", sep="\t")
     assert len(table) == 3
     assert table["n_test_conditions"].tolist() == [2, 2, 2]

@@ -145,6 +145,11 @@ def test_repeats_of_test_stimuli_alone_are_not_enough(small: Callable[..., Path]
         plan_betas(small(sessions=("01",), test=range(24)), tmp_path / "out")
 
 
+def test_two_conditions_are_too_few(small: Callable[..., Path], plan_betas: Any, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInputError, match="at least 3 train conditions; there are 2"):
+        plan_betas(small(order=[0, 1, 2] * 4, test=(2,)), tmp_path / "out")
+
+
 def test_repeats_within_one_session_are_warned_of(small: Callable[..., Path], plan_betas: Any, tmp_path: Path) -> None:
     dataset = small(order=[*range(12), *range(12)])
     table = next(dataset.rglob("*ses-02*_trials.tsv"))

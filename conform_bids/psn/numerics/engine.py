@@ -10,6 +10,7 @@ from conform_bids.numerics.compute import Compute, limit_threads, map_blocks
 from conform_bids.psn.numerics.engine_data import (
     LARGE_OUTPUTS,
     METHODS,
+    MIN_CONDITIONS,
     Allocate,
     EngineOptions,
     EngineResult,
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.intp]
-MIN_CONDITIONS = 3
 
 
 def denoise_parcels(

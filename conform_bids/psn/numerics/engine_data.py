@@ -17,6 +17,7 @@ from conform_bids.psn.numerics.thresholds import CRITERIA
 __all__ = [
     "LARGE_OUTPUTS",
     "METHODS",
+    "MIN_CONDITIONS",
     "Allocate",
     "EngineOptions",
     "EngineResult",
@@ -32,6 +33,8 @@ Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
 
+MIN_CONDITIONS = 3
+"""Train conditions without which signal and noise are not told apart."""
 METHODS = ("stacked", "standard", "conservative", "aggressive", "compare", "wiener", "crossvalidated", "calibrated")
 """The default first; those in the middle are the presets of the public PSN package."""
 PROJECTIONS = ("standard", "conservative", "aggressive", "compare", "crossvalidated")
