@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -162,6 +163,12 @@ class Interruption:
                     found.append(int(entry.name))
         return found
 
+    def kill(self, session: int) -> None:
+        """Kill what is left of a session; what ends by itself meanwhile is no fault."""
+        for pid in self.members(session):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     @staticmethod
     def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
         """Wait until a running process has made a file."""
@@ -178,8 +185,8 @@ class Interruption:
         else:
             os.kill(process.pid, number)
         shown, _ = process.communicate(timeout=60)
-        for pid in self.members(process.pid) if number == signal.SIGKILL else []:
-            os.kill(pid, signal.SIGKILL)
+        if number == signal.SIGKILL:
+            self.kill(process.pid)
         deadline = time.monotonic() + 20
         while self.members(process.pid):
             assert time.monotonic() < deadline, "orphans"
@@ -210,8 +217,7 @@ def start_session(interruption: Interruption, tmp_path: Path) -> Iterator[Callab
 
     yield begin
     for process in started:
-        for pid in interruption.members(process.pid):
-            os.kill(pid, signal.SIGKILL)
+        interruption.kill(process.pid)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()

@@ -208,7 +208,7 @@ def _tell(release: Any, datasets: Sequence[Any]) -> int:
         print(f"note: {note}")
     try:
         _write_report(release.path, None, {dataset.name: dataset.stimuli_dir for dataset in datasets}, None)
-    except OSError as error:  # the store itself is whole
+    except (ConformError, OSError) as error:  # the store itself is whole
         print(f"conform-store: no report is written ({error}); conform-store report does it again", file=sys.stderr)
     return 0
 

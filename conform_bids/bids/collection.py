@@ -53,8 +53,6 @@ def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
         When it does not say of which dataset something is.
     """
     named = {name: path for name, path in derivatives.items() if is_dataset_name(name)}
-    if not named:
-        return ()
     calls = []
     for name, path in named.items():
         prefix = f"{name}."
@@ -65,7 +63,7 @@ def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
         if key in named or (dot and dataset in named):
             continue
         if dot and is_dataset_name(dataset):
-            raise UsageError(f"--derivatives {key}: no dataset is called {dataset}; there are {', '.join(named)}")
+            raise UsageError(f"--derivatives {key}: no dataset is called {dataset}; there are {', '.join(named) or 'none'}")
         if len(calls) > 1 and key in (RAW, FMRIPREP):
             raise UsageError(f"--derivatives {key}: of which of {', '.join(named)}? Write NAME.{key}=PATH")
         for call in calls:

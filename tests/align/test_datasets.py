@@ -104,6 +104,7 @@ def test_names_of_stimuli_mean_nothing_across_datasets(make_people: Any, people_
         (("-d", "a={0}", "b={1}", "--participant-label", "77"), 66, "no participant 77 in a, b; there are a11, b1"),
         (("-d", "a={0}", "b={1}", "raw={0}"), 2, "of which of a, b? Write NAME.raw=PATH"),
         (("-d", "a={0}", "c.conform-psn={1}"), 2, "no dataset is called c"),
+        (("-d", "c.conform-psn={1}"), 2, "no dataset is called c; there are none"),
     ],
 )
 def test_what_a_call_on_datasets_cannot_mean(

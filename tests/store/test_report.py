@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from bids_app.store.__main__ import main
+from conform_bids.errors import UnusableInputError
+from conform_bids.report import store_report
 from conform_bids.report.store_figures import plot_trials
 from conform_bids.report.store_report import write_store_report
 from conform_bids.stimuli.identity import read_thumbnail
@@ -179,3 +181,16 @@ def test_the_commands_write_it(world: SimpleNamespace, tmp_path: Path, capsys: p
     assert main(["report", str(store), "--output", str(other), "--store-version", "1.0.0", "--stimuli", f"One={world.root / 'one'}"]) == 0
     assert "version 1.0.0" in other.read_text()
     assert main(["report", str(store), "--stimuli", str(tmp_path)]) == 2 and main(["report", str(tmp_path / "none")]) == 66
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), UnusableInputError("a table is broken")])
+def test_a_store_is_whole_without_its_report(
+    error: Exception, world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*words: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(store_report, "write_store_report", fail)
+    assert main(["create", str(tmp_path / "store"), f"One={world.root / 'one'}"]) == 0
+    assert f"no report is written ({error})" in capsys.readouterr().err
+    assert Store(tmp_path / "store").version == "1.0.0"
