@@ -19,9 +19,13 @@ from conform_bids.errors import MissingInputError, UsageError
 __all__ = ["NamedDataset", "is_dataset_name", "named_datasets", "open_datasets", "read_participants", "write_participants"]
 
 
+NO_PEOPLE = frozenset({RAW, FMRIPREP, "freesurfer", "smriprep", "mriqc", "tedana"})
+"""What lies beside a dataset's raw data under these names is no dataset of its own."""
+
+
 def is_dataset_name(name: str) -> bool:
     """Whether a name can be that of a dataset of people: letters and digits, as it becomes part of their labels."""
-    return name.isascii() and name.isalnum() and name not in (RAW, FMRIPREP)
+    return name.isascii() and name.isalnum() and name.lower() not in NO_PEOPLE
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class NamedDataset:
 def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
     """Datasets of people among those of ``-d NAME=PATH``: their names are letters and digits alone.
 
-    ``raw``, ``fmriprep`` and names of what made a derivative (``conform-glm``) are no datasets of their own. ``NAME.OTHER=PATH`` belongs to
+    ``raw``, names of common tools (``fmriprep``, ``freesurfer``) and of what made a derivative (``conform-glm``) are no datasets of their own. ``NAME.OTHER=PATH`` belongs to
     the dataset NAME; what is named without a dataset belongs to the only one, or is shared.
 
     Raises
