@@ -48,8 +48,8 @@ class NamedDataset:
 def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
     """Datasets of people among those of ``-d NAME=PATH``: their names are letters and digits alone.
 
-    ``raw``, names of common tools (``fmriprep``, ``freesurfer``) and of what made a derivative (``conform-glm``) are no datasets of their own. ``NAME.OTHER=PATH`` belongs to
-    the dataset NAME; what is named without a dataset belongs to the only one, or is shared.
+    ``raw``, names of common tools (``fmriprep``, ``freesurfer``) and of what made a derivative (``conform-glm``) are no datasets of their
+    own. ``NAME.OTHER=PATH`` belongs to the dataset NAME; what is named without a dataset belongs to the only one, or is shared.
 
     Raises
     ------
