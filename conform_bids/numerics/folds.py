@@ -66,18 +66,15 @@ def pair_repeats(
 
     n_trials = len(condition)
     usable = np.ones(n_trials, bool) if usable is None else usable
-    matrix = scipy.sparse.csr_array((n_trials, n_trials))
-    columns = np.arange(n_trials)
-    n_conditions = int(condition.max()) + 1 if n_trials else 0
-    for fold in folds:
-        test = np.isin(run, np.asarray(list(fold), dtype=np.intp)) & usable
-        train = ~np.isin(run, np.asarray(list(fold), dtype=np.intp)) & usable
-
-        def indicator(selected: npt.NDArray[np.bool_]) -> scipy.sparse.csr_array:
-            rows = columns[selected]
-            return scipy.sparse.csr_array((np.ones(len(rows)), (rows, condition[rows])), shape=(n_trials, n_conditions))
-
-        matrix = matrix + indicator(train) @ indicator(test).T
+    n_runs, n_conditions = (int(labels.max()) + 1 if n_trials else 0 for labels in (run, condition))
+    held_out = np.array([np.isin(np.arange(n_runs), list(fold)) for fold in folds], dtype=np.float64).reshape(-1, n_runs)
+    # folds in which a run of the first is trained on and one of the second is tested
+    n_folds = (1 - held_out).T @ held_out
+    rows = np.flatnonzero(usable)
+    indicator = scipy.sparse.csr_array((np.ones(len(rows)), (rows, condition[rows])), shape=(n_trials, n_conditions))
+    pairs = (indicator @ indicator.T).tocoo()
+    matrix = scipy.sparse.csr_array((n_folds[run[pairs.row], run[pairs.col]], (pairs.row, pairs.col)), shape=(n_trials, n_trials))
+    matrix.eliminate_zeros()
     return RepeatPairs(
         n_partners=np.asarray(matrix.sum(axis=1)).ravel(),
         test_counts=np.asarray(matrix.sum(axis=0)).ravel(),

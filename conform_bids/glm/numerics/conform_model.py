@@ -100,7 +100,7 @@ class _Filter:
         self._coefficients = [float(value) for value in coefficients]
         order = len(self._coefficients)
         self._starts = [to_tensor(matrix[:order, :order].T, device) for matrix in matrices]
-        self._nuisances = [to_tensor(matrix.T @ nuisance, device) for matrix, nuisance in zip(matrices, nuisances, strict=True)]
+        self._nuisances = [to_tensor(nuisance.T @ matrix, device) for matrix, nuisance in zip(matrices, nuisances, strict=True)]
 
     def total(self, run: int, values: torch.Tensor) -> torch.Tensor:
         """Of a run (n, n_volumes), (n,)."""
@@ -112,7 +112,7 @@ class _Filter:
                 filtered[:, lag:].sub_(values[:, :-lag], alpha=coefficient)
             filtered[:, :order] = values[:, :order] @ self._starts[run]
         length = torch.linalg.vector_norm(filtered, dim=1).square()
-        nuisance = torch.linalg.vector_norm(values @ self._nuisances[run], dim=1).square()
+        nuisance = (self._nuisances[run] @ values.T).square_().sum(0)
         return torch.clamp(length - nuisance, min=0)
 
 

@@ -326,8 +326,6 @@ class RepeatScorer:
             for session in np.unique(design.session)
         }
 
-        self._session_of_trial = torch.from_numpy(np.searchsorted(np.unique(design.session), sessions)).to(device)
-
     def standardise(self, betas: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """z-scores (n_trials, n_units) by session, and the mean and 1/SD of each session (0 where the SD is 0)."""
         z = torch.empty_like(betas)
@@ -342,15 +340,22 @@ class RepeatScorer:
             means[session], inverses[session] = mean, inverse
         return z, means, inverses
 
-    def by_trial(self, of_sessions: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """What `standardise` gives of each session, for every trial (n_trials, n_units), or once (1, n_units) for all of them."""
-        if len(of_sessions) == 1:
-            return next(iter(of_sessions.values()))[None]
-        return torch.stack(list(of_sessions.values()))[self._session_of_trial]
-
     def targets(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of each trial's partners (n_trials, n_units), and the constant of the error (n_units,)."""
-        return self.partners @ z, (self.test_weights[:, None] * z.square()).sum(0)
+        return self.partners @ z, z.square().mul_(self.test_weights[:, None]).sum(0)
+
+    def shift_targets(self, targets: torch.Tensor, shifts: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """Let targets g (n_trials, n_units), in place, be those of betas that have not been centred, and give their part of the constant.
+
+        With x = b - h, h the shift of each session (n_units,), w x^2 - 2 g x is w b^2 - 2 (g + w h) b + h (2 g + w h).
+        """
+        constant = torch.zeros_like(targets[0])
+        for session, shift in shifts.items():
+            own, _ = self._sessions[session]
+            weights, part = self.weights[own], targets[own]
+            constant += shift * (2 * part.sum(0) + weights.sum() * shift)
+            targets[own] = torch.addcmul(part, weights[:, None], shift)
+        return constant
 
 
 def _rows(chosen: BoolArray, device: str) -> slice | torch.Tensor:

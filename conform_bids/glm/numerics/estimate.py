@@ -14,11 +14,7 @@ from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.fractional_ridge import RidgeChoice, RidgeSolvers, match_ordinary
 from conform_bids.glm.numerics.groups import UnitGroup, trials_of_runs
 from conform_bids.glm.numerics.hrf_selection import percent_explained
-from conform_bids.glm.numerics.least_squares import (
-    RunFactor,
-    residual_sum_of_squares,
-    separate_trials_matrix,
-)
+from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns, separate_trials_matrix
 from conform_bids.numerics.blocks import unit_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.linalg import project_out
@@ -150,21 +146,23 @@ def estimate_betas(
     solvers = RidgeSolvers(design, factors, ridge, data.device)
 
     def fit(group: UnitGroup) -> None:
-        rows = data.rows(group.units)
-        where = np.ix_(np.array(group.runs), group.units)
-        total[where] = data.total[where]
-        block = _OrdinaryBlock([rows[run] for run in group.runs], total[where], [factors[group.hrf][run] for run in group.runs])
+        rows, where = data.rows(group.units), np.ix_(np.array(group.runs), group.units)
+        values = [rows[run] for run in group.runs]
+        total[where] = sums = data.total[where]
         solver = solvers.of(group)
+        stack = StackedRuns([factors[group.hrf][run] for run in group.runs]) if solver is None else solver.stack
+        projected = stack.project(values)
+        betas = stack.ordinary_betas(projected)
         if solver is None or ordinary is not None:
-            (ordinary or sink).put(group, design, block.betas)
-            (residual if solver is None else ordinary_residual)[where] = to_numpy(block.residual(block.rotated))
+            (ordinary or sink).put(group, design, betas)
+            (residual if solver is None else ordinary_residual)[where] = sums - to_numpy(stack.explained(values, projected))
         if solver is None:
             return
-        chosen, rotated, errors = solver.solve(block.rotated, block.betas)
-        shrunk = block.rotate(rotated)
-        scaling = match_ordinary(shrunk, block.betas) if solver.ridge.autoscale else None
+        chosen, rotated, errors = solver.solve(projected, betas)
+        shrunk = stack.betas(rotated)
+        scaling = match_ordinary(shrunk, betas) if solver.ridge.autoscale else None
         sink.put(group, design, shrunk if scaling is None else shrunk.mul_(scaling[0]).add_(scaling[1]))
-        residual[where] = to_numpy(block.residual(rotated))
+        residual[where] = sums - to_numpy(stack.explained(values, projected, rotated))
         fraction[group.units] = chosen
         scale_offset[:, group.units] = [[1.0], [0.0]] if scaling is None else to_numpy(scaling)
         badness[:, group.units] = to_numpy(errors)
@@ -191,34 +189,6 @@ def _explained(residual: FloatArray, total: FloatArray) -> Estimate:
     known = np.isfinite(total).any(axis=0)
     rsquared = np.where(known, percent_explained(np.nansum(residual, axis=0), np.nansum(total, axis=0)), np.nan)
     return Estimate(rsquared, percent_explained(residual, total))
-
-
-class _OrdinaryBlock:
-    """Ordinary betas of a block of units, and what other betas of it are made of.
-
-    Attributes
-    ----------
-    rotated : list of (rank, n) tensors
-        Rotated betas of each run.
-    betas : (n_trials, n) tensor
-        Of all runs.
-    """
-
-    def __init__(self, values: Sequence[torch.Tensor], totals: FloatArray, factors: Sequence[RunFactor]) -> None:
-        self._values, self._factors = values, factors
-        self._totals = to_tensor(totals, str(values[0].device))
-        self._projected = [factor.left.T @ block.T for factor, block in zip(factors, values, strict=True)]
-        self.rotated = [part / factor.scale for factor, part in zip(factors, self._projected, strict=True)]
-        self.betas = self.rotate(self.rotated)
-
-    def rotate(self, rotated: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Betas (n_trials, n) of all runs from their rotated form."""
-        return torch.cat([factor.rotation @ part for factor, part in zip(self._factors, rotated, strict=True)])
-
-    def residual(self, rotated: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Residual sums of squares by run, (n_runs, n)."""
-        parts = zip(self._factors, self._totals, rotated, self._projected, self._values, strict=True)
-        return torch.stack([residual_sum_of_squares(*part) for part in parts])
 
 
 def estimate_separate_betas(

@@ -20,7 +20,7 @@ from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.estimate import BetaSink
 from conform_bids.glm.numerics.groups import UnitGroup
 from conform_bids.glm.numerics.hrf_selection import percent_explained
-from conform_bids.glm.numerics.least_squares import RunFactor
+from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns
 from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
 
 __all__ = ["LAMBDAS", "EvidenceEstimate", "WhiteningData", "estimate_evidence_betas"]
@@ -81,22 +81,17 @@ class _EvidenceSolver:
         information = np.maximum((sums**2 * energy * shrink).sum(1), np.finfo(float).tiny)
         unseen = [1 - factor.right @ factor.right.sum(0) for factor in factors]
         self.n_free = n_free
-        self.factors = factors
+        self.stack = StackedRuns(factors)
         self.n_trials = sum(len(part) for part in unseen)
         self.information = torch.from_numpy(information).to(device)
         self.penalty = torch.from_numpy(-np.log(shrink).sum(1) + np.log(information)).to(device)
         self.gain = to_tensor(LAMBDAS[:, None] * shrink, device)
         self.linear = to_tensor(sums * shrink, device)
-        self.singular = to_tensor(np.sqrt(energy), device)[:, None]
         self.sums = to_tensor(sums, device)
         # a full design sees all of the mean, and rounding alone would be left
         self.unseen = [to_tensor(part, device)[:, None] if np.abs(part).max(initial=0.0) > 1e-6 else None for part in unseen]
         self.unseen_sum = float(sum(part.sum() for part in unseen))
         self.unseen_squares = float(sum((part**2).sum() for part in unseen))
-
-    def project(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """U'Y of all runs, (rank, n_units), of (n_units, n_volumes) runs."""
-        return torch.cat([factor.left.T @ part.T for factor, part in zip(self.factors, values, strict=True)])
 
     def log_evidence(self, cross: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log evidence (n_lambdas, n_units) and the mean response mu given each lambda, from c (rank, n_units) and y'y."""
@@ -108,7 +103,7 @@ class _EvidenceSolver:
 
     def solve(self, projected: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated betas (rank, n_units), mean response (n_units,), and log evidence of each lambda (n_lambdas, n_units)."""
-        cross = self.singular * projected
+        cross = self.stack.scale * projected
         evidence, mean = self.log_evidence(cross, total)
         weight = torch.softmax(evidence, dim=0).float()
         weighted_mean = weight * mean
@@ -117,30 +112,21 @@ class _EvidenceSolver:
 
     def betas(self, rotated: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """Betas (n_trials, n_units)."""
-        parts = rotated.split([factor.right.shape[1] for factor in self.factors])
-        return torch.cat(
-            [
-                factor.rotation @ part if unseen is None else torch.addmm(unseen * mean, factor.rotation, part)
-                for factor, part, unseen in zip(self.factors, parts, self.unseen, strict=True)
-            ]
-        )
+        result = self.stack.betas(rotated)
+        for part, unseen in zip(result.split(self.stack.n_trials), self.unseen, strict=True):
+            if unseen is not None:
+                part.addcmul_(unseen, mean)
+        return result
 
     def slope(self, rotated: torch.Tensor, mean: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
         """Slope of the ordinary betas on these, (n_units,); NaN where these do not vary. V drops out of the sums."""
-        ordinary = projected / self.singular
+        ordinary = projected / self.stack.scale
         total = (self.sums @ rotated + self.unseen_sum * mean).double()
         ordinary_total = (self.sums @ ordinary).double()
         products = (rotated * ordinary).sum(0).double() - total * ordinary_total / self.n_trials
         squares = rotated.square().sum(0).double() + self.unseen_squares * mean.double().square()
         variance = squares - total.square() / self.n_trials
         return torch.where(variance > 1e-6 * squares, products / variance, torch.full_like(variance, torch.nan))
-
-    def residual(self, rotated: torch.Tensor, projected: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-        """Residual sums of squares by run (n_runs, n_units)."""
-        fitted = rotated * self.singular
-        explained = fitted * torch.sub(projected, fitted, alpha=0.5)
-        parts = explained.split([factor.right.shape[1] for factor in self.factors])
-        return totals - 2 * torch.stack([part.sum(0) for part in parts])
 
 
 def estimate_evidence_betas(
@@ -193,22 +179,22 @@ def estimate_evidence_betas(
         rows = data.rows(units)
         values = [rows[run] for run in group.runs]
         totals = torch.from_numpy(data.totals(units)[list(group.runs)]).to(compute.device)
-        projected = solver.project(values)
+        projected = solver.stack.project(values)
         rotated, mean, evidence = solver.solve(projected, totals.sum(0))
         if average_hrfs:
             library = [solver_of(hrf, group.runs) for hrf in sorted(factors)]
             betas = _average(library, values, totals.sum(0))
-            scale[units] = _slope(betas, solver.betas(projected / solver.singular, 0 * mean)).cpu().numpy()
+            scale[units] = _slope(betas, solver.stack.ordinary_betas(projected)).cpu().numpy()
         else:
             betas = solver.betas(rotated, mean)
             scale[units] = solver.slope(rotated, mean, projected).cpu().numpy()
         sink.put(group, design, betas)
         if ordinary is not None:
-            ordinary.put(group, design, solver.betas(projected / solver.singular, 0 * mean))
+            ordinary.put(group, design, solver.stack.ordinary_betas(projected))
         weight = torch.softmax(evidence, dim=0)
         shrinkage[units] = (weight * log_lambda[:, None]).sum(0).cpu().numpy()
         where = np.ix_(np.array(group.runs), units)
-        residual[where] = solver.residual(rotated, projected, totals).cpu().numpy()
+        residual[where] = (totals - solver.stack.explained(values, projected, rotated)).cpu().numpy()
         total[where] = totals.cpu().numpy()
 
     sinks = [sink] if ordinary is None else [sink, ordinary]
@@ -226,7 +212,7 @@ def _average(library: Sequence[_EvidenceSolver], values: Sequence[torch.Tensor],
     """Betas averaged over HRFs, weighted by their evidence; one pass, rescaled as larger evidence is met."""
     top: torch.Tensor | None = None
     for solver in library:
-        rotated, mean, evidence = solver.solve(solver.project(values), total)
+        rotated, mean, evidence = solver.solve(solver.stack.project(values), total)
         betas = solver.betas(rotated, mean)
         log_weight = torch.logsumexp(evidence, dim=0)
         if top is None:

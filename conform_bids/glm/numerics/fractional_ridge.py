@@ -16,7 +16,7 @@ import torch
 from conform_bids.glm.numerics.denoise import RepeatScorer
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import UnitGroup, restrict_design
-from conform_bids.glm.numerics.least_squares import RunFactor
+from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns
 from conform_bids.numerics.compute import to_numpy, to_tensor
 from conform_bids.numerics.folds import pair_repeats
 
@@ -69,7 +69,7 @@ class RidgeSolvers:
 
     def __init__(self, design: Design, factors: Mapping[int, Sequence[RunFactor]], ridge: RidgeChoice | None, device: str) -> None:
         self._design, self._factors, self._ridge, self._device = design, factors, ridge, device
-        self._scorers: dict[tuple[int, ...], tuple[Design, RepeatScorer | None]] = {}
+        self._scorings: dict[tuple[int, ...], _Scoring] = {}
         self._made: dict[tuple[int, tuple[int, ...]], RidgeSolver] = {}
 
     def of(self, group: UnitGroup) -> RidgeSolver | None:
@@ -78,90 +78,105 @@ class RidgeSolvers:
             return None
         key = (group.hrf, group.runs)
         if key not in self._made:
-            design, scorer = self._scorer(group.runs, self._ridge)
-            self._made[key] = RidgeSolver([self._factors[group.hrf][run] for run in group.runs], design, self._ridge, scorer)
+            scoring = self._scoring(group.runs, self._ridge)
+            self._made[key] = RidgeSolver([self._factors[group.hrf][run] for run in group.runs], self._ridge, scoring)
         return self._made[key]
 
-    def _scorer(self, runs: tuple[int, ...], ridge: RidgeChoice) -> tuple[Design, RepeatScorer | None]:
-        if runs not in self._scorers:
+    def _scoring(self, runs: tuple[int, ...], ridge: RidgeChoice) -> _Scoring:
+        if runs not in self._scorings:
             design = restrict_design(self._design, runs)
             pairs = pair_repeats(design.condition, design.run, design.folds, design.train) if ridge.cross_validate else None
-            self._scorers[runs] = design, None if pairs is None or not pairs.any else RepeatScorer(design, pairs, self._device)
-        return self._scorers[runs]
+            scorer = None if pairs is None or not pairs.any else RepeatScorer(design, pairs, self._device)
+            weighing = () if scorer is None else tuple(_Weighing.of(scorer.weights[design.trials_of(run)]) for run in range(len(runs)))
+            self._scorings[runs] = _Scoring(design, scorer, weighing)
+        return self._scorings[runs]
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """How fractions are scored in some runs: their design, and unless there is nothing to score by, a scorer and the weights."""
+
+    design: Design
+    scorer: RepeatScorer | None
+    weighing: tuple[_Weighing, ...]
 
 
 class RidgeSolver:
     """Fractional ridge of the units of one HRF; the runs share the grid of penalties and each unit's penalty."""
 
-    def __init__(self, factors: Sequence[RunFactor], design: Design, ridge: RidgeChoice, scorer: RepeatScorer | None) -> None:
-        self.ridge, self.design, self.scorer = ridge, design, scorer
+    def __init__(self, factors: Sequence[RunFactor], ridge: RidgeChoice, scoring: _Scoring) -> None:
+        self.ridge, self.scoring, self.stack = ridge, scoring, StackedRuns(factors)
         device = factors[0].device
         eigenvalues = np.concatenate([factor.singular for factor in factors]) ** 2
-        grid = alpha_grid(np.sqrt(eigenvalues)) if len(eigenvalues) else np.zeros(1)
-        shrink = eigenvalues / (eigenvalues + grid[:, None])
+        grid = _needed_grid(eigenvalues, min(ridge.fractions))
         self.grid = torch.from_numpy(np.log1p(grid)).to(device)
-        self.curve = _PenaltyCurve(grid, device)
-        self.squared_shrink = torch.from_numpy(shrink**2).to(device)
+        # of the squares of w, which are those of the rotated betas times the eigenvalues
+        self.lengths = to_tensor(eigenvalues / (eigenvalues + grid[:, None]) ** 2, device)
         self.squared_singular = to_tensor(eigenvalues, device)[:, None]
-        self.ranks = [factor.right.shape[1] for factor in factors]
-        self.rotations = [factor.rotation for factor in factors]
-        self.weighing = [] if scorer is None else [_Weighing.of(f, scorer.weights[design.trials_of(r)]) for r, f in enumerate(factors)]
-        roots = np.repeat([weighing.root for weighing in self.weighing], self.ranks if self.weighing else [])
-        self.root = to_tensor(roots, device)[:, None]
-        self.twice_inverse_root = to_tensor(np.divide(2.0, roots, out=np.zeros_like(roots), where=roots > 0), device)[:, None]
+        # rows of V of the trials that do not weigh as most
+        self.others = [factor.rotation[part.rows] for factor, part in zip(factors, scoring.weighing, strict=False)]
+        if scoring.scorer is not None:
+            usual = np.repeat([part.usual for part in scoring.weighing], self.stack.ranks)
+            self.curve = _PenaltyCurve(eigenvalues, usual, grid[-1], device)
 
-    def penalties(self, rotated: torch.Tensor) -> torch.Tensor:
-        """Penalty of every fraction and unit, (n_fractions, n_units), from the rotated betas of all runs."""
-        energy = rotated.double().square_()
-        total = energy.sum(0)
-        relative = self.squared_shrink @ energy / torch.where(total > 0, total, torch.ones_like(total))
-        length = relative.sqrt().T.flip(1).contiguous()
+    def penalties(self, projected: torch.Tensor) -> torch.Tensor:
+        """Penalty of every fraction and unit, (n_fractions, n_units), from w of all runs."""
+        squares = (self.lengths @ projected.square()).double()
+        total = squares[:1]
+        relative = squares / torch.where(total > 0, total, torch.ones_like(total))
+        length = relative.sqrt_().T.flip(1).contiguous()
         alphas = self.grid.flip(0).contiguous()
         asked = torch.tensor(self.ridge.fractions, dtype=torch.float64, device=length.device)
         return _interpolate(asked.expand(len(length), -1).contiguous(), length, alphas).expm1().float().T.contiguous()
 
-    def solve(self, rotated: Sequence[torch.Tensor], ordinary: torch.Tensor) -> tuple[FloatArray, list[torch.Tensor], torch.Tensor]:
-        """Fraction chosen a unit, the rotated ridge betas a run, and the error of every fraction."""
-        stacked = torch.cat(list(rotated))
-        alphas = self.penalties(stacked)
-        if self.scorer is None or len(self.ridge.fractions) == 1:
+    def solve(self, projected: torch.Tensor, ordinary: torch.Tensor) -> tuple[FloatArray, torch.Tensor, torch.Tensor]:
+        """Fraction chosen a unit, the rotated ridge betas, and the error of every fraction, from w and ordinary betas of all runs."""
+        alphas = self.penalties(projected)
+        scaled = projected * self.stack.scale
+        if self.scoring.scorer is None or len(self.ridge.fractions) == 1:
             best = torch.zeros(alphas.shape[1], dtype=torch.long, device=alphas.device)
             badness = alphas.new_full(alphas.shape, torch.nan)
         else:
-            badness = self._badness(stacked, ordinary, alphas, self.scorer)
+            badness = self._badness(scaled, ordinary, alphas, self.scoring.scorer)
             best = torch.where(badness.isnan(), torch.inf, badness).argmin(0)
         alpha = alphas.gather(0, best[None])
-        shrunk = stacked * (self.squared_singular / (self.squared_singular + alpha))
-        return np.asarray(self.ridge.fractions)[best.cpu().numpy()], list(shrunk.split(self.ranks)), badness
+        return np.asarray(self.ridge.fractions)[best.cpu().numpy()], scaled.div_(self.squared_singular + alpha), badness
 
-    def _badness(self, rotated: torch.Tensor, ordinary: torch.Tensor, alphas: torch.Tensor, scorer: RepeatScorer) -> torch.Tensor:
+    def _badness(self, scaled: torch.Tensor, ordinary: torch.Tensor, alphas: torch.Tensor, scorer: RepeatScorer) -> torch.Tensor:
         """Cross-validation error (n_fractions, n_units): the square expanded, so that no betas are formed.
 
-        A run's sum of c_i (b_i - m)^2 / s^2 - 2 g_i (b_i - m) / s, with b = V r, r = S^2 / (S^2 + alpha) rotated, is
-        q'(q - 2 l) plus a constant, with q = sqrt(c) r / s, where all its c are the same; trials with another weight add what they
-        differ by.
+        A run's sum of c_i (b_i - m)^2 / s^2 - 2 g_i (b_i - m) / s, with b = V r, r = S w / (S^2 + alpha), is q'(q - 2 l) plus a
+        constant, with q = sqrt(c) r / s, where all its c are the same; trials with another weight add what they differ by.
         """
         z, means, inverses = scorer.standardise(ordinary)
-        partners, constant = scorer.targets(z)
-        inverse = scorer.by_trial(inverses)
-        shift = scorer.by_trial(means) * inverse
-        constant = constant + (shift * torch.addcmul(2 * partners, scorer.weights[:, None], shift)).sum(0)
-        target = torch.addcmul(partners, scorer.weights[:, None], shift)
-        linear = torch.cat([rotation.T @ target[self.design.trials_of(run)] for run, rotation in enumerate(self.rotations)])
-        scaled = rotated * self.squared_singular
-        if len(inverse) > 1:  # sessions that differ
-            inverse = torch.cat(
-                [inverses[int(session)].expand(rank, -1) for session, rank in zip(self.design.session, self.ranks, strict=True)]
-            )
-        scaled *= inverse
-        extra = torch.zeros_like(alphas)
-        for weighing, part, s2 in zip(self.weighing, scaled.split(self.ranks), self.squared_singular.split(self.ranks), strict=True):
-            if len(weighing.others):
+        targets, constant = scorer.targets(z)
+        constant += scorer.shift_targets(targets, {session: means[session] * inverse for session, inverse in inverses.items()})
+        linear = self.stack.rotate(targets)
+        scaled = scaled * self._of_runs(inverses)
+        result = self.curve.at(alphas, scaled, linear).add_(constant)
+        parts = zip(scaled.split(self.stack.ranks), self.squared_singular.split(self.stack.ranks), strict=True)
+        for weighing, others, (part, s2) in zip(self.scoring.weighing, self.others, parts, strict=True):
+            if len(others):
                 shrunk = torch.add(s2[:, None], alphas)
                 torch.div(part[:, None, :], shrunk, out=shrunk)
-                extra += (weighing.excess @ (weighing.others @ shrunk.flatten(1)).square_()).view_as(alphas)
-        curve = self.curve.at(alphas, scaled * self.root, linear * self.twice_inverse_root, self.squared_singular)
-        return curve.add_(constant).add_(extra)
+                result += (weighing.excess @ (others @ shrunk.flatten(1)).square_()).view_as(alphas)
+        return result
+
+    def _of_runs(self, of_sessions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """What each session has (n_units,), for the rows of every run (rank, n_units), or once (1, n_units) for all of them."""
+        if len(of_sessions) == 1:
+            return next(iter(of_sessions.values()))[None]
+        runs = zip(self.scoring.design.session, self.stack.ranks, strict=True)
+        return torch.cat([of_sessions[int(session)].expand(rank, -1) for session, rank in runs])
+
+
+def _needed_grid(eigenvalues: FloatArray, fraction: float) -> FloatArray:
+    """The grid of penalties up to the first that makes the betas of every unit as short as the smallest fraction."""
+    if not len(eigenvalues):
+        return np.zeros(1)
+    grid = alpha_grid(np.sqrt(eigenvalues))
+    enough = (1 / fraction - 1) * eigenvalues.max() if fraction > 0 else np.inf
+    return grid[: max(2, int(np.searchsorted(grid, enough)) + 1)]
 
 
 @dataclass(frozen=True)
@@ -170,50 +185,61 @@ class _Weighing:
 
     Attributes
     ----------
-    root : float
-        Root of the most frequent weight above zero, 0 where no trial has a weight.
-    others : (k, rank) tensor
-        Rows of V of the trials with another weight.
+    usual : float
+        The most frequent weight above zero, 0 where no trial has a weight.
+    rows : (k,) int tensor
+        Trials of the run with another weight.
     excess : (k,) tensor
-        Their weights less the frequent one.
+        Their weights less the usual one.
     """
 
-    root: float
-    others: torch.Tensor
+    usual: float
+    rows: torch.Tensor
     excess: torch.Tensor
 
     @classmethod
-    def of(cls, factor: RunFactor, weights: torch.Tensor) -> _Weighing:
+    def of(cls, weights: torch.Tensor) -> _Weighing:
+        """From the weights of a run's trials, (n_trials,)."""
         values, counts = np.unique(to_numpy(weights[weights > 0]), return_counts=True)
         usual = float(values[counts.argmax()]) if len(values) else 0.0
-        different = weights != usual
-        return cls(float(np.sqrt(usual)), factor.rotation[different], weights[different] - usual)
+        rows = torch.nonzero(weights != usual)[:, 0]
+        return cls(usual, rows, weights[rows] - usual)
 
 
 class _PenaltyCurve:
-    """Sums over directions i of q_i (q_i - l_i), q_i = g_i / (s_i + alpha), as a smooth function of the penalty alpha.
+    """Sums over directions i of q_i (q_i - 2 l_i), q_i = c_i g_i / (s_i + alpha), as a smooth function of the penalty alpha.
 
     It is worked out with its derivative on a fine grid of penalties, by matrix products, and read off by cubic Hermite interpolation in
-    log(alpha + alpha_1), alpha_1 the smallest penalty of the grid: with ten points a decade the error is below 1e-6 of the sums.
+    t = log(alpha + s_0), s_0 a tenth of the smallest s: with ten points a decade the error is about 1e-6 of the sum of squares.
+
+    Parameters
+    ----------
+    eigenvalues : (n_directions,) array
+        s.
+    weights : (n_directions,) array
+        The squares of c.
+    largest : float
+        Largest penalty that is asked for.
+    device : str
+        Where units are.
     """
 
-    def __init__(self, grid: FloatArray, device: str) -> None:
-        self._offset = float(grid[1]) if len(grid) > 1 else 1.0
-        low, high = np.log(self._offset), np.log(grid[-1] + self._offset)
-        n_points = max(2, int(np.ceil((high - low) / (np.log(10) / 10))) + 1)
-        self._low, self._step = low, max((high - low) / (n_points - 1), 1e-12)
-        points = np.exp(np.linspace(low, low + self._step * (n_points - 1), n_points))
-        self._points = torch.from_numpy(points).to(device)[:, None]
-        self._penalties = self._points - self._offset
+    def __init__(self, eigenvalues: FloatArray, weights: FloatArray, largest: float, device: str) -> None:
+        self._offset = 0.1 * float(eigenvalues.min()) if len(eigenvalues) else 1.0
+        low, high = np.log(self._offset), np.log(largest + self._offset)
+        self._n_points = max(2, int(np.ceil((high - low) / (np.log(10) / 10))) + 1)
+        self._low, self._step = low, max((high - low) / (self._n_points - 1), 1e-12)
+        points = np.exp(low + self._step * np.arange(self._n_points))[:, None]
+        inverse = 1 / (eigenvalues + points - self._offset)
+        # d/dt is (alpha + s_0) d/dalpha, here of a step of the grid
+        falling = -inverse * points * self._step
+        self._squares = to_tensor(np.concatenate([inverse**2, 2 * inverse**2 * falling]) * weights, device)
+        self._products = to_tensor(np.concatenate([inverse, inverse * falling]) * -2, device)
 
-    def at(self, alphas: torch.Tensor, gain: torch.Tensor, slope: torch.Tensor, squared_singular: torch.Tensor) -> torch.Tensor:
-        """Values at the penalties (m, n_units), from g, l (n_directions, n_units) and s (n_directions, 1)."""
-        inverse = 1 / (squared_singular.double().T + self._penalties)
-        # d/dt with t = log(alpha + alpha_1) is (alpha + alpha_1) d/dalpha
-        falling = -inverse.square() * self._points
-        squares, products = gain.square(), gain * slope
-        value = inverse.square().float() @ squares - inverse.float() @ products
-        derivative = ((2 * inverse * falling).float() @ squares - falling.float() @ products) * self._step
+    def at(self, alphas: torch.Tensor, gain: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:
+        """Values at the penalties (m, n_units), from g and c l (n_directions, n_units)."""
+        both = torch.addmm(self._squares @ gain.square(), self._products, gain * linear)
+        value, derivative = both.split(self._n_points)
         position = (((alphas.double() + self._offset).log() - self._low) / self._step).clamp(0, len(value) - 1)
         left = position.floor().clamp(max=len(value) - 2).long()
         share = (position - left).float()

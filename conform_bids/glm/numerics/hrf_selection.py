@@ -47,7 +47,7 @@ class OnOffScan:
     def __init__(self, n_units: int, bases: Sequence[NuisanceBases], regressors: Sequence[FloatArray], device: str) -> None:
         summed = [columns[0].sum(axis=1, keepdims=True) for columns in regressors]
         clean = [project_out(basis.extra, column) for basis, column in zip(bases, summed, strict=True)]
-        self._columns = [to_tensor(np.column_stack(pair), device) for pair in zip(clean, summed, strict=True)]
+        self._columns = [to_tensor(np.stack([column[:, 0] for column in pair]), device) for pair in zip(clean, summed, strict=True)]
         # by run, as a unit that is absent from a run has no share of it
         self._gram = np.array([float((column**2).sum()) for column in clean])
         self._fitted_gram = np.array([float((column**2).sum()) for column in summed])
@@ -56,7 +56,7 @@ class OnOffScan:
 
     def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
         """See `RunScan`."""
-        self._products[:, run, units] = to_numpy(values @ self._columns[run]).T
+        self._products[:, run, units] = to_numpy(self._columns[run] @ values.T)
         self._total[run, units] = to_numpy(total)
 
     def result(self) -> tuple[FloatArray, FloatArray]:

@@ -9,6 +9,7 @@ out for the fit; with N = E'XV its residual sum of squares is yy - 2 (S b'w + (N
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from conform_bids.numerics.compute import to_tensor
 
-__all__ = ["RunFactor", "SpanFit", "factorise_run", "fit_span", "fitted_directions", "residual_sum_of_squares", "separate_trials_matrix"]
+__all__ = ["RunFactor", "SpanFit", "StackedRuns", "factorise_run", "fit_span", "fitted_directions", "separate_trials_matrix"]
 
 FloatArray = npt.NDArray[np.float64]
 RANK_TOLERANCE = 1e-6
@@ -179,30 +180,84 @@ def fitted_directions(regressors: FloatArray) -> FloatArray:
     return np.stack([np.pad(part, ((0, 0), (0, rank - part.shape[1]))) for part in parts])
 
 
-def residual_sum_of_squares(
-    factor: RunFactor, total: torch.Tensor, rotated: torch.Tensor, projected: torch.Tensor, data: torch.Tensor
-) -> torch.Tensor:
-    """Residual sum of squares of a run by unit, in data that still hold the extra basis' part.
+class StackedRuns:
+    """Factors of some runs with one HRF, their rows one below the other: what models need of a block of units.
 
     Parameters
     ----------
-    factor : RunFactor
-        Of the run.
-    total : (n_units,) tensor
-        Sum of squares of the data.
-    rotated : (rank, n_units) tensor
-        Rotated betas b = V'beta.
-    projected : (rank, n_units) tensor
-        w = U'Y.
-    data : (n_units, n_volumes) tensor
-        The data, base nuisance out; only its product with the extra basis is used.
+    factors : sequence of RunFactor
+        One a run.
+
+    Attributes
+    ----------
+    ranks : list of int
+        Rows of each run in stacked tensors.
+    scale : (rank, 1) tensor
+        S of all runs.
     """
-    scaled = rotated * factor.scale
-    result = total - (scaled * torch.sub(projected, scaled, alpha=0.5)).sum(0) * 2
-    if factor.extra.shape[1]:
-        inside = factor.leaked @ rotated
-        result = result - (inside * torch.sub(factor.extra.T @ data.T, inside, alpha=0.5)).sum(0) * 2
-    return result
+
+    def __init__(self, factors: Sequence[RunFactor]) -> None:
+        self.factors = tuple(factors)
+        self.ranks = [factor.right.shape[1] for factor in factors]
+        self.n_trials = [factor.right.shape[0] for factor in factors]
+        self.scale = torch.cat([factor.scale for factor in factors])
+
+    def project(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Products w = U'Y, (rank, n), with the runs (n, n_volumes) of a block."""
+        return self._stack(self.ranks, ((factor.left.T, part.T) for factor, part in zip(self.factors, values, strict=True)))
+
+    def ordinary_betas(self, projected: torch.Tensor) -> torch.Tensor:
+        """V S^-1 w, (n_trials, n)."""
+        parts = zip(self.factors, projected.split(self.ranks), strict=True)
+        return self._stack(self.n_trials, ((factor.weights, part) for factor, part in parts))
+
+    def betas(self, rotated: torch.Tensor) -> torch.Tensor:
+        """V b, (n_trials, n), of rotated betas b (rank, n)."""
+        parts = zip(self.factors, rotated.split(self.ranks), strict=True)
+        return self._stack(self.n_trials, ((factor.rotation, part) for factor, part in parts))
+
+    def rotate(self, betas: torch.Tensor) -> torch.Tensor:
+        """V' of each run times its rows of betas (n_trials, n), (rank, n)."""
+        parts = zip(self.factors, betas.split(self.n_trials), strict=True)
+        return self._stack(self.ranks, ((factor.rotation.T, part) for factor, part in parts))
+
+    def explained(self, values: Sequence[torch.Tensor], projected: torch.Tensor, rotated: torch.Tensor | None = None) -> torch.Tensor:
+        """How far betas bring the sum of squares of each run down, (n_runs, n), in data that still hold the part of the bases E.
+
+        Parameters
+        ----------
+        values : sequence of (n, n_volumes) tensors
+            The data, base nuisance out; only their products with E are used.
+        projected : (rank, n) tensor
+            w of `project`.
+        rotated : (rank, n) tensor, optional
+            Rotated betas b = V'beta; S^-1 w, those of the ordinary betas, by default.
+        """
+        if rotated is None:
+            squares = projected.square()
+        else:
+            fitted = rotated * self.scale
+            squares = torch.sub(projected, fitted, alpha=0.5).mul_(fitted).mul_(2)
+        result = torch.stack([part.sum(0) for part in squares.split(self.ranks)])
+        if any(factor.extra.shape[1] for factor in self.factors):
+            parts = (projected / self.scale if rotated is None else rotated).split(self.ranks)
+            for run, (factor, part) in enumerate(zip(self.factors, parts, strict=True)):
+                inside = factor.leaked @ part
+                result[run] += (inside * torch.sub(factor.extra.T @ values[run].T, inside, alpha=0.5)).sum(0) * 2
+        return result
+
+    @staticmethod
+    def _stack(n_rows: Sequence[int], products: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Products of matrices, one below the other, without a copy."""
+        result: torch.Tensor | None = None
+        start = 0
+        for rows, (left, right) in zip(n_rows, products, strict=True):
+            if result is None:
+                result = right.new_empty((sum(n_rows), right.shape[1]))
+            torch.mm(left, right, out=result[start : start + rows])
+            start += rows
+        assert result is not None, "no run"
+        return result
 
 
 def separate_trials_matrix(regressors: FloatArray) -> FloatArray:
