@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -18,7 +18,6 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "to_numpy", "to_tensor"]
 
-SMALL_MATRIX = 128
 Block = TypeVar("Block")
 Result = TypeVar("Result")
 
@@ -40,10 +39,6 @@ class Compute:
     device: str = "cpu"
     n_threads: int = 1
     memory_bytes: float = 1e9
-
-    def for_matrices(self, order: int) -> Compute:
-        """The same for work on matrices of this order: one thread for small ones, which would wait for the interpreter most of the time."""
-        return self if order > SMALL_MATRIX else replace(self, n_threads=1)
 
 
 @contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import torch
 
-from conform_bids.glm.numerics.data import CleanData
+from conform_bids.glm.numerics.data import SCAN_UNITS, CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import block_units
-from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFit, factorise_run, fit_span
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFit, fit_spans
+from conform_bids.glm.numerics.repeats import RepeatScorer
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
@@ -21,7 +22,6 @@ from conform_bids.numerics.linalg import extend_basis
 from conform_bids.numerics.scores import odd_even_reliability
 
 __all__ = [
-    "RepeatScorer",
     "choose_count",
     "choose_fewest",
     "count_badness",
@@ -36,7 +36,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
-POOL_BLOCK = 2048
+POOL_SAMPLE = 2048
 MOST_GROUPS = 12
 """Groups of runs that are left out, one at a time, for the standard error of the curve."""
 
@@ -74,17 +74,17 @@ def pool_covariances(data: CleanData, pool: BoolArray, compute: Compute) -> list
 
     def of_run(run: int) -> FloatArray:
         gram = torch.zeros((len(data.bases[run].base),) * 2, dtype=torch.float64, device=data.device)
-        for block in index_blocks(units, POOL_BLOCK):
+        for block in index_blocks(units, SCAN_UNITS):
             values = data.run_rows(run, block)
-            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-            values = values / torch.where(length > 0, length, torch.ones_like(length))
-            gram += values.T @ values
+            squares = data.total[run, block, None]
+            weights = to_tensor(np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0), data.device)
+            gram += values.T @ (values * weights)
         return np.asarray(gram.cpu().numpy())
 
     return map_blocks(of_run, range(data.n_runs), compute)
 
 
-def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int) -> list[FloatArray]:
+def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int, compute: Compute) -> list[FloatArray]:
     """Principal components of the noise pool's time courses, from `pool_covariances`.
 
     Returns
@@ -92,12 +92,14 @@ def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int) -> list[Floa
     list of (n_volumes, k) arrays
         One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
     """
-    result = []
-    for covariance in covariances:
-        variance, vectors = np.linalg.eigh(covariance)
+
+    def of_run(covariance: FloatArray) -> FloatArray:
+        size = len(covariance)
+        variance, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, size - max(n_pcs, 1)), size - 1])
         rank = int((variance > 1e-6 * max(variance[-1], np.finfo(float).tiny)).sum())
-        result.append(np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)]))
-    return result
+        return np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)])
+
+    return map_blocks(of_run, covariances, compute)
 
 
 def choose_count(curve: FloatArray, stop: float) -> int:
@@ -175,13 +177,15 @@ def pool_reliability(
     if len(units) == 0:
         return float("nan")
     hrf = int(np.bincount(hrf_index[units]).argmax())
-    units = units[np.linspace(0, len(units) - 1, min(len(units), POOL_BLOCK)).astype(np.intp)]
-    rows = data.rows(units)
-    betas = np.zeros((design.n_trials, len(units)), np.float32)
-    for run, values in enumerate(rows):
-        factor = factorise_run(regressors[run][hrf], data.bases[run].extra, compute.device)
-        betas[design.trials_of(run)] = to_numpy(factor.weights @ (factor.left.T @ values.T))
-    reliability = odd_even_reliability(betas[design.train], design.condition[design.train], design.run[design.train])
+    units = units[np.linspace(0, len(units) - 1, min(len(units), POOL_SAMPLE)).astype(np.intp)]
+    fits = [fit_spans(regressors[run][[hrf]], data.bases[run].extra)[0].on(data.device) for run in range(design.n_runs)]
+
+    def of_block(block: IntArray) -> FloatArray:
+        betas = torch.cat([fit.weights @ (fit.directions.T @ values.T) for fit, values in zip(fits, data.rows(block), strict=True)])
+        chosen = design.train
+        return odd_even_reliability(to_numpy(betas)[chosen], design.condition[chosen], design.run[chosen])
+
+    reliability = np.concatenate(map_blocks(of_block, index_blocks(units, SCAN_UNITS), compute))
     return float(np.nanmedian(reliability)) if np.isfinite(reliability).any() else float("nan")
 
 
@@ -201,36 +205,46 @@ class _CountFactor:
     gram: torch.Tensor
 
 
-def _count_factor(regressors: FloatArray, extra: FloatArray, added: FloatArray, weights: FloatArray, device: str) -> _CountFactor:
-    """Nested models by orthogonalisation: what regressor k adds to design and regressors before it is a unit vector q_k.
+def _count_factors(regressors: FloatArray, extra: FloatArray, added: FloatArray, weights: FloatArray, device: str) -> list[_CountFactor]:
+    """Nested models by orthogonalisation, one of each HRF: what regressor k adds to what is before it is a unit vector q_k.
 
     With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
-    W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y. A regressor that adds nothing (it lies in
-    the design) leaves the model as it is.
+    W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y.
     """
-    start = fit_span(regressors, extra)
-    plain = fit_span(regressors, extra[:, :0]) if extra.shape[1] else start
-    inside = start.directions.T @ added
-    outside = added - start.directions @ inside
-    directions, combine = np.zeros_like(outside), np.zeros((added.shape[1],) * 2)
-    for k in range(added.shape[1]):
-        overlap = directions.T @ outside[:, k]
-        rest = outside[:, k] - directions @ overlap
-        length = float(np.sqrt(rest @ rest))
-        if length > RANK_TOLERANCE:
-            directions[:, k] = rest / length
-            combine[:, k] = -(combine @ overlap) / length
-            combine[k, k] += 1 / length
-    update = start.weights @ inside @ combine
-    gram = update.T @ (weights[:, None] * update)
-    on_device = start.on(device)
-    return _CountFactor(
-        plain=plain.on(device) if plain is not start else on_device,
-        start=on_device,
-        probe=to_tensor(directions.T, device),
-        update=to_tensor(update, device),
-        gram=to_tensor(np.tril(gram) + np.tril(gram, -1), device),
-    )
+    starts = fit_spans(regressors, extra)
+    plains = fit_spans(regressors, extra[:, :0]) if extra.shape[1] else starts
+    inside = [start.directions.T @ added for start in starts]
+    outside = np.stack([added - start.directions @ shared for start, shared in zip(starts, inside, strict=True)])
+    factors = []
+    for start, plain, shared, directions, combine in zip(starts, plains, inside, *_orthogonalise(outside), strict=True):
+        update = start.weights @ shared @ combine
+        gram = update.T @ (weights[:, None] * update)
+        on_device = start.on(device)
+        factors.append(
+            _CountFactor(
+                plain=plain.on(device) if plain is not start else on_device,
+                start=on_device,
+                probe=to_tensor(directions.T, device),
+                update=to_tensor(update, device),
+                gram=to_tensor(np.tril(gram) + np.tril(gram, -1), device),
+            )
+        )
+    return factors
+
+
+def _orthogonalise(columns: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Q and B of each of some matrices M = Q B^-1 (n, n_rows, k); both are zero where a column adds nothing to those before it."""
+    directions, combine = np.zeros_like(columns), np.zeros((len(columns), *columns.shape[2:] * 2))
+    for k in range(columns.shape[2]):
+        column = columns[:, :, k, None]
+        overlap = directions.swapaxes(1, 2) @ column
+        rest = (column - directions @ overlap)[..., 0]
+        length = np.linalg.norm(rest, axis=1)
+        inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > RANK_TOLERANCE)[:, None]
+        directions[:, :, k] = rest * inverse
+        combine[:, :, k] = -(combine @ overlap)[..., 0] * inverse
+        combine[:, k, k] += inverse[:, 0]
+    return directions, combine
 
 
 def count_badness(
@@ -273,22 +287,20 @@ def count_badness(
     result = np.full((int(group_of_run.max()) + 1, n_pcs + 1, len(units)), np.nan)
     scorer = RepeatScorer(design, pairs, data.device)
     added = [extend_basis(basis.extra, pc[:, :n_pcs]) for basis, pc in zip(data.bases, pcs, strict=True)]
-    tasks = [(hrf, run) for hrf, _ in units_by_hrf(hrf_index[units]) for run in range(design.n_runs)]
+    used = [hrf for hrf, _ in units_by_hrf(hrf_index[units])]
 
-    def factorise(task: tuple[int, int]) -> _CountFactor:
-        hrf, run = task
+    def factorise(run: int) -> list[_CountFactor]:
         weights = pairs.n_partners[design.trials_of(run)]
-        return _count_factor(regressors[run][hrf], data.bases[run].extra, added[run], weights, data.device)
+        return _count_factors(regressors[run][used], data.bases[run].extra, added[run], weights, data.device)
 
-    factors = dict(zip(tasks, map_blocks(factorise, tasks, compute.for_matrices(design.most_trials)), strict=True))
+    factors = dict(zip(used, zip(*map_blocks(factorise, range(design.n_runs), compute), strict=True), strict=True))
     blocks = [
         (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
     ]
 
     def score(task: tuple[int, IntArray]) -> None:
         hrf, block = task
-        runs = [factors[hrf, run] for run in range(design.n_runs)]
-        errors = _block_badness(data.rows(units[block]), design, runs, scorer, n_pcs)
+        errors = _block_badness(data.rows(units[block]), design, factors[hrf], scorer, n_pcs)
         sums = np.zeros((result.shape[0], n_pcs + 1, len(block)))
         np.add.at(sums, group_of_run, to_numpy(errors).astype(np.float64))
         result[:, :, block] = sums
@@ -301,69 +313,6 @@ def units_by_hrf(hrf_index: IntArray) -> Iterator[tuple[int, IntArray]]:
     """Each HRF that occurs, and the positions of the units that have it."""
     for hrf in np.unique(hrf_index):
         yield int(hrf), np.flatnonzero(hrf_index == hrf)
-
-
-class RepeatScorer:
-    """Standardisation and pair sums shared by the two cross-validations."""
-
-    def __init__(self, design: Design, pairs: RepeatPairs, device: str) -> None:
-        sessions = design.session[design.run]
-        self.weights = to_tensor(pairs.n_partners, device)
-        self.test_weights = to_tensor(pairs.test_counts, device)
-        matrix = pairs.partner_matrix.tocsr()  # type: ignore[attr-defined]
-        matrix.sum_duplicates()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            self.partners = torch.sparse_csr_tensor(
-                torch.from_numpy(matrix.indptr.astype(np.int64)),
-                torch.from_numpy(matrix.indices.astype(np.int64)),
-                torch.from_numpy(matrix.data.astype(np.float32)),
-                size=matrix.shape,
-                check_invariants=True,
-            ).to(device)
-        self._sessions = {
-            int(session): (_rows(sessions == session, device), _rows((sessions == session) & design.train, device))
-            for session in np.unique(design.session)
-        }
-
-    def standardise(self, betas: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-        """z-scores (n_trials, n_units) by session, and the mean and 1/SD of each session (0 where the SD is 0)."""
-        z = torch.empty_like(betas)
-        means, inverses = {}, {}
-        for session, (own, train) in self._sessions.items():
-            part = betas[train]
-            mean = part.mean(0) if len(part) else torch.zeros_like(betas[0])
-            # sums of squares, as torch.std and norms are several times slower over rows
-            deviation = ((part - mean).square_().sum(0) / max(len(part) - 1, 1)).sqrt_()
-            inverse = torch.where(deviation > 0, 1 / deviation, torch.zeros_like(deviation))
-            z[own] = (betas[own] - mean).mul_(inverse)
-            means[session], inverses[session] = mean, inverse
-        return z, means, inverses
-
-    def targets(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of each trial's partners (n_trials, n_units), and the constant of the error (n_units,)."""
-        return self.partners @ z, z.square().mul_(self.test_weights[:, None]).sum(0)
-
-    def shift_targets(self, targets: torch.Tensor, shifts: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """Let targets g (n_trials, n_units), in place, be those of betas that have not been centred, and give their part of the constant.
-
-        With x = b - h, h the shift of each session (n_units,), w x^2 - 2 g x is w b^2 - 2 (g + w h) b + h (2 g + w h).
-        """
-        constant = torch.zeros_like(targets[0])
-        for session, shift in shifts.items():
-            own, _ = self._sessions[session]
-            weights, part = self.weights[own], targets[own]
-            constant += shift * (2 * part.sum(0) + weights.sum() * shift)
-            targets[own] = torch.addcmul(part, weights[:, None], shift)
-        return constant
-
-
-def _rows(chosen: BoolArray, device: str) -> slice | torch.Tensor:
-    """Rows as a slice, which copies nothing, where they follow each other; else as numbers."""
-    rows = np.flatnonzero(chosen)
-    if len(rows) == 0 or rows[-1] - rows[0] == len(rows) - 1:
-        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
-    return torch.from_numpy(rows).to(device)
 
 
 def _block_badness(

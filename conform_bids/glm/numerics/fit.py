@@ -306,7 +306,7 @@ def _fit_denoised(fit: _Fit, models: Sequence[str], onoff_rsquared: FloatArray) 
     pool, voters = fit.pool(onoff_rsquared, pool_threshold), fit.voters(onoff_rsquared, pcs_threshold)
     wanted = options.n_pcs if options.pcs_stop > 0 else round(-options.pcs_stop)
     covariances = pool_covariances(fit.data, pool, fit.compute)
-    pcs = noise_regressors(covariances, wanted)
+    pcs = noise_regressors(covariances, wanted, fit.compute)
     n_pcs, curve, curve_se = fit.count_pcs(pcs, voters)
     extras = fit.extras_with(n_pcs, pcs)
     result: dict[str, object] = {"noise_pool": pool, "pc_voxels": voters, "noise_pool_threshold": pool_threshold}

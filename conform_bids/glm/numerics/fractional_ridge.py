@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.denoise import RepeatScorer
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import UnitGroup, restrict_design
 from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns
+from conform_bids.glm.numerics.repeats import RepeatScorer
 from conform_bids.numerics.compute import to_numpy, to_tensor
 from conform_bids.numerics.folds import pair_repeats
 

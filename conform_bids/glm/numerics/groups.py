@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.glm.numerics.design import Design
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run
+from conform_bids.glm.numerics.least_squares import RunFactor, factorise_hrfs
 from conform_bids.numerics.blocks import block_size, index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
 
@@ -123,16 +123,14 @@ def factorise_library(
     filters : sequence of (n_volumes, n_volumes) arrays, optional
         Of each run; ``regressors`` have been filtered, the data that the factors will meet have not.
     """
-    n_runs = len(regressors)
-
-    def factorise(task: tuple[int, int]) -> RunFactor:
-        hrf, run = task
-        factor = factorise_run(regressors[run][hrf], extras[run], compute.device)
-        if filters is None:
-            return factor
-        return replace(factor, left=to_tensor(filters[run].T, compute.device) @ factor.left)
-
     wanted = sorted(set(hrfs))
-    order = max((columns.shape[2] for columns in regressors), default=0)
-    factors = map_blocks(factorise, [(hrf, run) for hrf in wanted for run in range(n_runs)], compute.for_matrices(order))
-    return {hrf: factors[index * n_runs : (index + 1) * n_runs] for index, hrf in enumerate(wanted)}
+
+    def factorise(run: int) -> list[RunFactor]:
+        found = factorise_hrfs(regressors[run][wanted], extras[run], compute.device)
+        if filters is None:
+            return found
+        transposed = to_tensor(filters[run].T, compute.device)
+        return [replace(factor, left=transposed @ factor.left) for factor in found]
+
+    runs = map_blocks(factorise, range(len(regressors)), compute)
+    return {hrf: [run[index] for run in runs] for index, hrf in enumerate(wanted)}

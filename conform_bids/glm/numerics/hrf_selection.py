@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from conform_bids.glm.numerics.design import Design, NuisanceBases
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_run, fitted_directions
+from conform_bids.glm.numerics.least_squares import RunFactor, factorise_hrfs, fitted_directions
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.linalg import project_out
 
@@ -99,7 +99,7 @@ class LibraryScan:
         def products(run: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             return _run_products(regressors[run], bases[run].extra, compute.device)
 
-        self._runs = map_blocks(products, range(design.n_runs), compute.for_matrices(design.most_trials))
+        self._runs = map_blocks(products, range(design.n_runs), compute)
         self._residual = np.zeros((self._n_hrfs, n_units))
         self._total = np.zeros(n_units)
 
@@ -138,7 +138,7 @@ def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tup
         nothing = np.zeros((0, len(extra)))
         directions = fitted_directions(regressors).transpose(0, 2, 1)
         return to_tensor(directions.reshape(-1, len(extra)), device), to_tensor(nothing, device), to_tensor(nothing, device)
-    factors = [factorise_run(columns, extra, device) for columns in regressors]
+    factors = factorise_hrfs(regressors, extra, device)
     rank = max(factor.left.shape[1] for factor in factors)
     padded = [torch.nn.functional.pad(factor.left.T, (0, 0, 0, rank - factor.left.shape[1])) for factor in factors]
     return torch.cat(padded), torch.cat([_leak(factor) for factor in factors]), to_tensor(extra.T, device)

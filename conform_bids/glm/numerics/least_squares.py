@@ -21,7 +21,17 @@ import torch
 
 from conform_bids.numerics.compute import to_tensor
 
-__all__ = ["RunFactor", "SpanFit", "StackedRuns", "factorise_run", "fit_span", "fitted_directions", "separate_trials_matrix"]
+__all__ = [
+    "RANK_TOLERANCE",
+    "RunFactor",
+    "SpanFit",
+    "StackedRuns",
+    "factorise_hrfs",
+    "factorise_run",
+    "fit_spans",
+    "fitted_directions",
+    "separate_trials_matrix",
+]
 
 FloatArray = npt.NDArray[np.float64]
 RANK_TOLERANCE = 1e-6
@@ -80,11 +90,16 @@ class RunFactor:
 
 
 def factorise_run(regressors: FloatArray, extra: FloatArray, device: str) -> RunFactor:
-    """Decompose a run's regressors.
+    """Decompose the regressors (n_volumes, n_trials) of a run with one HRF: `factorise_hrfs`."""
+    return factorise_hrfs(regressors[None], extra, device)[0]
+
+
+def factorise_hrfs(regressors: FloatArray, extra: FloatArray, device: str) -> list[RunFactor]:
+    """Decompose a run's regressors with every HRF.
 
     Parameters
     ----------
-    regressors : (n_volumes, n_trials) float64 array
+    regressors : (n_hrfs, n_volumes, n_trials) float64 array
         Already orthogonal to the base nuisance.
     extra : (n_volumes, p) float64 array
         Orthonormal, orthogonal to the base nuisance; taken out of the regressors here.
@@ -92,23 +107,39 @@ def factorise_run(regressors: FloatArray, extra: FloatArray, device: str) -> Run
         Where the large factors go.
     """
     inside = extra.T @ regressors
-    left, singular, right = _decompose(regressors - extra @ inside, np.linalg.norm(regressors, axis=0).max(initial=0.0))
-    return RunFactor(
-        left=to_tensor(left, device),
-        singular=singular,
-        right=right,
-        leak=inside @ right,
-        extra=to_tensor(extra, device),
-    )
+    basis = to_tensor(extra, device)
+    parts = _decompose(regressors - extra @ inside, _largest_norms(regressors))
+    return [
+        RunFactor(left=to_tensor(left, device), singular=singular, right=right, leak=leak @ right, extra=basis)
+        for (left, singular, right), leak in zip(parts, inside, strict=True)
+    ]
 
 
-def _decompose(matrix: FloatArray, norm: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """U (rows, rank), S (rank,) descending, V (columns, rank): by the Gram matrix, several times faster, where that is as good."""
-    if min(matrix.shape) and matrix.shape[0] >= matrix.shape[1]:
-        values, vectors = np.linalg.eigh(matrix.T @ matrix)
-        if values[0] > (WELL_CONDITIONED * max(norm, np.sqrt(values[-1]))) ** 2:
-            singular, right = np.sqrt(values[::-1]), np.ascontiguousarray(vectors[:, ::-1])
-            return matrix @ (right / singular), singular, right
+def _largest_norms(regressors: FloatArray) -> FloatArray:
+    """Length of the longest regressor of each HRF, (n_hrfs,)."""
+    return np.asarray(np.linalg.norm(regressors, axis=1).max(axis=1, initial=0.0))
+
+
+def _decompose(matrices: FloatArray, norms: FloatArray) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+    """U (rows, rank), S (rank,) descending, V (columns, rank) of each matrix.
+
+    By the Gram matrices, all at once and several times faster, where that is as good.
+    """
+    n_rows, n_columns = matrices.shape[1:]
+    if not 0 < n_columns <= n_rows:
+        return [_decompose_exactly(matrix, norm) for matrix, norm in zip(matrices, norms, strict=True)]
+    values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(matrices.swapaxes(1, 2) @ matrices)))
+    parts = []
+    for matrix, norm, squares, right in zip(matrices, norms, values, vectors, strict=True):
+        if squares[-1] > (WELL_CONDITIONED * max(norm, np.sqrt(squares[0]))) ** 2:
+            singular, right = np.sqrt(squares), np.ascontiguousarray(right)
+            parts.append((matrix @ (right / singular), singular, right))
+        else:
+            parts.append(_decompose_exactly(matrix, norm))
+    return parts
+
+
+def _decompose_exactly(matrix: FloatArray, norm: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     keep = singular > RANK_TOLERANCE * max(norm, singular.max(initial=0.0), np.finfo(float).tiny)
     return left[:, keep], singular[keep], right[keep].T
@@ -134,35 +165,37 @@ class SpanFit:
         return SpanFit(to_tensor(self.directions, device), to_tensor(self.weights, device))
 
 
-def fit_span(regressors: FloatArray, extra: FloatArray) -> SpanFit:
-    """Basis and weights of a run's regressors, with the basis ``extra`` taken out of them.
+def fit_spans(regressors: FloatArray, extra: FloatArray) -> list[SpanFit]:
+    """Basis and weights of a run's regressors with every HRF, the basis ``extra`` taken out of them.
 
-    By Cholesky's decomposition of the Gram matrix, a third of the work of a singular value decomposition, where it is well conditioned.
+    By Cholesky's decomposition of the Gram matrices, a third of the work of a singular value decomposition, where they are well
+    conditioned.
 
     Parameters
     ----------
-    regressors : (n_volumes, n_trials) float64 array
+    regressors : (n_hrfs, n_volumes, n_trials) float64 array
         Base nuisance out.
     extra : (n_volumes, p) float64 array
         Orthonormal, orthogonal to the base nuisance.
     """
-    norm = np.linalg.norm(regressors, axis=0).max(initial=0.0)
+    norms, (n_rows, n_columns) = _largest_norms(regressors), regressors.shape[1:]
     clean = regressors - extra @ (extra.T @ regressors) if extra.shape[1] else regressors
-    lower = _cholesky(clean.T @ clean, norm) if min(clean.shape) and clean.shape[0] >= clean.shape[1] else None
-    if lower is None:
-        left, singular, right = _decompose(clean, norm)
-        return SpanFit(left, right / singular)
-    inverse = scipy.linalg.lapack.dtrtri(lower, lower=1)[0]
-    return SpanFit(clean @ inverse.T, inverse.T)
+    if not 0 < n_columns <= n_rows:
+        return [_span_exactly(matrix, norm) for matrix, norm in zip(clean, norms, strict=True)]
+    lower, failed = (part.numpy() for part in torch.linalg.cholesky_ex(torch.from_numpy(clean.swapaxes(1, 2) @ clean)))
+    fits = []
+    for matrix, norm, triangle, code in zip(clean, norms, lower, failed, strict=True):
+        if code == 0 and triangle.diagonal().min() > WELL_CONDITIONED * norm:
+            weights = scipy.linalg.lapack.dtrtri(triangle, lower=1)[0].T
+            fits.append(SpanFit(matrix @ weights, weights))
+        else:
+            fits.append(_span_exactly(matrix, norm))
+    return fits
 
 
-def _cholesky(gram: FloatArray, norm: float) -> FloatArray | None:
-    """Lower triangle of a Gram matrix, or None where it is not well conditioned."""
-    try:
-        lower = np.asarray(np.linalg.cholesky(gram), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        return None
-    return lower if lower.diagonal().min() > WELL_CONDITIONED * norm else None
+def _span_exactly(matrix: FloatArray, norm: float) -> SpanFit:
+    left, singular, right = _decompose(matrix[None], np.array([norm]))[0]
+    return SpanFit(left, right / singular)
 
 
 def fitted_directions(regressors: FloatArray) -> FloatArray:
@@ -175,7 +208,7 @@ def fitted_directions(regressors: FloatArray) -> FloatArray:
     regressors : (n_hrfs, n_volumes, n_trials) float64 array
         All nuisance out.
     """
-    parts = [fit_span(columns, columns[:, :0]).directions for columns in regressors]
+    parts = [fit.directions for fit in fit_spans(regressors, regressors[0][:, :0])]
     rank = max(part.shape[1] for part in parts)
     return np.stack([np.pad(part, ((0, 0), (0, rank - part.shape[1]))) for part in parts])
 

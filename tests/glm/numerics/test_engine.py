@@ -184,7 +184,7 @@ def test_nested_noise_regressors_score_as_fitted_one_by_one(make_design: Make, s
     assert isinstance(data, CleanData)
     columns = exact_regressors(design, lambda duration, times: response_at(load_default_library(), duration, times))
     regressors = [np.stack([project_out(basis.base, hrf) for hrf in columns(run)]) for run, basis in enumerate(bases)]
-    pcs = noise_regressors(pool_covariances(data, np.ones(30, bool), Compute()), 5)
+    pcs = noise_regressors(pool_covariances(data, np.ones(30, bool), Compute()), 5, Compute())
     pairs = pair_repeats(design.condition, design.run, design.folds)
     hrf_index = np.arange(30) % 20
     badness = count_badness(data, design, regressors, hrf_index, pcs, pairs, np.arange(30), Compute())
