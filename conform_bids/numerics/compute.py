@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -41,18 +42,26 @@ class Compute:
     memory_bytes: float = 1e9
 
 
+_limit: ContextVar[tuple[int, int]] = ContextVar("limit", default=(0, 0))
+"""Threads that this thread of execution is limited to, and how many modules were imported when it was."""
+
+
 @contextmanager
 def limit_threads(n_threads: int) -> Iterator[None]:
     """Run BLAS, OpenMP and torch on ``n_threads`` threads, and restore what was before."""
     import scipy.linalg  # noqa: F401  it brings a BLAS of its own, which is limited only where it is there by now
 
-    before = torch.get_num_threads()
+    if _limit.get() == (n_threads, len(sys.modules)):  # nested, which is free that way
+        yield
+        return
+    before, token = torch.get_num_threads(), _limit.set((n_threads, len(sys.modules)))
     torch.set_num_threads(n_threads)
     try:
         with _thread_pools(len(sys.modules)).limit(limits=n_threads):
             yield
     finally:
         torch.set_num_threads(before)
+        _limit.reset(token)
 
 
 @lru_cache(maxsize=1)

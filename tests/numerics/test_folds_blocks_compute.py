@@ -58,6 +58,14 @@ def test_threads_are_limited_and_restored() -> None:
     with limit_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+    with limit_threads(1):
+        with limit_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+        with limit_threads(2):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="inside"), limit_threads(1):
         raise ValueError("inside")
     assert torch.get_num_threads() == before

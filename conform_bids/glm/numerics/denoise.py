@@ -13,7 +13,7 @@ import torch
 from conform_bids.glm.numerics.data import SCAN_UNITS, CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import block_units
-from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFit, fit_spans
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, fit_spans
 from conform_bids.glm.numerics.repeats import RepeatScorer
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
@@ -178,10 +178,10 @@ def pool_reliability(
         return float("nan")
     hrf = int(np.bincount(hrf_index[units]).argmax())
     units = units[np.linspace(0, len(units) - 1, min(len(units), POOL_SAMPLE)).astype(np.intp)]
-    fits = [fit_spans(regressors[run][[hrf]], data.bases[run].extra)[0].on(data.device) for run in range(design.n_runs)]
+    fits = [fit_spans(regressors[run][[hrf]], data.bases[run].extra).on(data.device) for run in range(design.n_runs)]
 
     def of_block(block: IntArray) -> FloatArray:
-        betas = torch.cat([fit.weights @ (fit.directions.T @ values.T) for fit, values in zip(fits, data.rows(block), strict=True)])
+        betas = torch.cat([fit.weights[0] @ (fit.directions[0].T @ values.T) for fit, values in zip(fits, data.rows(block), strict=True)])
         chosen = design.train
         return odd_even_reliability(to_numpy(betas)[chosen], design.condition[chosen], design.run[chosen])
 
@@ -193,13 +193,14 @@ def pool_reliability(
 class _CountFactor:
     """What a run and HRF need to score 0..K noise regressors at once.
 
-    ``plain`` is the fit without any, ``start`` the one that the regressors are added to (compat with user regressors: the two differ).
-    Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that number is row k of ``probe`` Y.
-    ``gram`` holds the products of the updates, weighted by how many trials each trial predicts: twice below the diagonal, 0 above it.
+    ``plain`` are directions and weights of the fit without any, ``start`` those that the regressors are added to (compat with user
+    regressors: the two differ). Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that
+    number is row k of ``probe`` Y. ``gram`` holds the products of the updates, weighted by how many trials each trial predicts: twice
+    below the diagonal, 0 above it.
     """
 
-    plain: SpanFit
-    start: SpanFit
+    plain: tuple[torch.Tensor, torch.Tensor]
+    start: tuple[torch.Tensor, torch.Tensor]
     probe: torch.Tensor
     update: torch.Tensor
     gram: torch.Tensor
@@ -211,25 +212,19 @@ def _count_factors(regressors: FloatArray, extra: FloatArray, added: FloatArray,
     With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
     W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y.
     """
-    starts = fit_spans(regressors, extra)
-    plains = fit_spans(regressors, extra[:, :0]) if extra.shape[1] else starts
-    inside = [start.directions.T @ added for start in starts]
-    outside = np.stack([added - start.directions @ shared for start, shared in zip(starts, inside, strict=True)])
-    factors = []
-    for start, plain, shared, directions, combine in zip(starts, plains, inside, *_orthogonalise(outside), strict=True):
-        update = start.weights @ shared @ combine
-        gram = update.T @ (weights[:, None] * update)
-        on_device = start.on(device)
-        factors.append(
-            _CountFactor(
-                plain=plain.on(device) if plain is not start else on_device,
-                start=on_device,
-                probe=to_tensor(directions.T, device),
-                update=to_tensor(update, device),
-                gram=to_tensor(np.tril(gram) + np.tril(gram, -1), device),
-            )
-        )
-    return factors
+    start = fit_spans(regressors, extra)
+    inside = start.directions.swapaxes(1, 2) @ added
+    directions, combine = _orthogonalise(added - start.directions @ inside)
+    update = start.weights @ inside @ combine
+    gram = update.swapaxes(1, 2) @ (weights[:, None] * update)
+    here = start.on(device)
+    starts = list(zip(here.directions, here.weights, strict=True))
+    plains = starts
+    if extra.shape[1]:
+        plain = fit_spans(regressors, extra[:, :0]).on(device)
+        plains = list(zip(plain.directions, plain.weights, strict=True))
+    terms = (to_tensor(term, device) for term in (directions.swapaxes(1, 2), update, np.tril(gram) + np.tril(gram, -1)))
+    return [_CountFactor(*parts) for parts in zip(plains, starts, *terms, strict=True)]
 
 
 def _orthogonalise(columns: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -283,15 +278,15 @@ def count_badness(
         Of groups of successive runs, one a run up to 12; their sum is the error.
     """
     n_pcs = min(pc.shape[1] for pc in pcs)
-    group_of_run = np.arange(design.n_runs) * min(design.n_runs, MOST_GROUPS) // max(design.n_runs, 1)
-    result = np.full((int(group_of_run.max()) + 1, n_pcs + 1, len(units)), np.nan)
+    n_groups = min(design.n_runs, MOST_GROUPS)
+    first_runs = np.unique(np.arange(design.n_runs) * n_groups // design.n_runs, return_index=True)[1]
+    result = np.full((n_groups, n_pcs + 1, len(units)), np.nan)
     scorer = RepeatScorer(design, pairs, data.device)
-    added = [extend_basis(basis.extra, pc[:, :n_pcs]) for basis, pc in zip(data.bases, pcs, strict=True)]
     used = [hrf for hrf, _ in units_by_hrf(hrf_index[units])]
 
     def factorise(run: int) -> list[_CountFactor]:
-        weights = pairs.n_partners[design.trials_of(run)]
-        return _count_factors(regressors[run][used], data.bases[run].extra, added[run], weights, data.device)
+        extra, weights = data.bases[run].extra, pairs.n_partners[design.trials_of(run)]
+        return _count_factors(regressors[run][used], extra, extend_basis(extra, pcs[run][:, :n_pcs]), weights, data.device)
 
     factors = dict(zip(used, zip(*map_blocks(factorise, range(design.n_runs), compute), strict=True), strict=True))
     blocks = [
@@ -301,9 +296,7 @@ def count_badness(
     def score(task: tuple[int, IntArray]) -> None:
         hrf, block = task
         errors = _block_badness(data.rows(units[block]), design, factors[hrf], scorer, n_pcs)
-        sums = np.zeros((result.shape[0], n_pcs + 1, len(block)))
-        np.add.at(sums, group_of_run, to_numpy(errors).astype(np.float64))
-        result[:, :, block] = sums
+        result[:, :, block] = np.add.reduceat(to_numpy(errors), first_runs, axis=0, dtype=np.float64)
 
     map_blocks(score, blocks, compute)
     return result
@@ -319,32 +312,31 @@ def _block_badness(
     values: Sequence[torch.Tensor], design: Design, factors: Sequence[_CountFactor], scorer: RepeatScorer, n_pcs: int
 ) -> torch.Tensor:
     """Errors of a block of units by run, (n_runs, n_pcs + 1, n_units)."""
-    n_units = len(values[0])
-    plain = values[0].new_empty((design.n_trials, n_units))
-    start = plain if all(factor.plain is factor.start for factor in factors) else torch.empty_like(plain)
-    for run, factor in enumerate(factors):
-        rows = design.trials_of(run)
-        torch.mm(factor.start.weights, factor.start.directions.T @ values[run].T, out=start[rows])
-        if start is not plain:
-            torch.mm(factor.plain.weights, factor.plain.directions.T @ values[run].T, out=plain[rows])
+    plain = _betas(values, design, [factor.plain for factor in factors])
     z, means, inverses = scorer.standardise(plain)
     partners = scorer.partners @ z
-    weighted = scorer.weights[:, None] * z
-    alone = z * torch.sub(weighted, partners, alpha=2)
     tested = z.square().mul_(scorer.test_weights[:, None])
-    errors = values[0].new_zeros((design.n_runs, n_pcs + 1, n_units))
+    residual = torch.sub(scorer.weights[:, None] * z, partners)
+    without = with_extra = torch.addcmul(tested, z, residual - partners)
+    if any(factor.start is not factor.plain for factor in factors):
+        z = scorer.scale(_betas(values, design, [factor.start for factor in factors]), means, inverses)
+        residual = torch.sub(scorer.weights[:, None] * z, partners)
+        with_extra = torch.addcmul(tested, z, residual - partners)
+    errors = plain.new_empty((design.n_runs, n_pcs + 1, plain.shape[1]))
     for run, factor in enumerate(factors):
-        rows, session = design.trials_of(run), int(design.session[run])
-        errors[run, 0] = alone[rows].sum(0)
-        first, residual = errors[run, 0], weighted[rows] - partners[rows]
-        if start is not plain:
-            z_start = (start[rows] - means[session]) * inverses[session]
-            weighted_start = scorer.weights[rows, None] * z_start
-            first = (z_start * (weighted_start - 2 * partners[rows])).sum(0)
-            residual = weighted_start - partners[rows]
-        change = (factor.probe @ values[run].T).mul_(inverses[session])
+        rows = design.trials_of(run)
+        errors[run, 0] = without[rows].sum(0)
+        first = errors[run, 0] if with_extra is without else with_extra[rows].sum(0)
+        change = (factor.probe @ values[run].T).mul_(inverses[int(design.session[run])])
         # the square expanded, regressor by regressor, instead of forming K sets of betas
-        steps = torch.addmm(factor.gram @ change, factor.update.T, residual, alpha=-2).mul_(change)
-        errors[run, 1:] = steps.cumsum(0).add_(first)
-        errors[run] += tested[rows].sum(0)
+        steps = torch.addmm(factor.gram @ change, factor.update.T, residual[rows], alpha=-2).mul_(change)
+        torch.add(steps.cumsum(0), first, out=errors[run, 1:])
     return errors
+
+
+def _betas(values: Sequence[torch.Tensor], design: Design, fits: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Betas (n_trials, n_units) of all runs from the directions and weights of each."""
+    result = values[0].new_empty((design.n_trials, len(values[0])))
+    for run, (directions, weights) in enumerate(fits):
+        torch.mm(weights, directions.T @ values[run].T, out=result[design.trials_of(run)])
+    return result

@@ -12,7 +12,7 @@ import torch
 from conform_bids.glm.numerics.data import CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.fractional_ridge import RidgeChoice, RidgeSolvers, match_ordinary
-from conform_bids.glm.numerics.groups import UnitGroup, trials_of_runs
+from conform_bids.glm.numerics.groups import UnitGroup, largest_first, trials_of_runs
 from conform_bids.glm.numerics.hrf_selection import percent_explained
 from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns, separate_trials_matrix
 from conform_bids.numerics.blocks import unit_blocks
@@ -99,9 +99,11 @@ class BetaSink:
         if (self._order[:-1] < self._order[1:]).all():
             return
 
+        place = torch.from_numpy(np.argsort(self._order))
+
         def reorder(rows: slice) -> None:
-            for row in self.betas[rows]:
-                row[self._order] = row.copy()
+            block = torch.from_numpy(self.betas[rows])
+            block.copy_(block.index_select(1, place))
 
         map_blocks(reorder, unit_blocks(len(self.betas), 16), compute)
 
@@ -170,7 +172,7 @@ def estimate_betas(
     sinks = [sink] if ordinary is None else [sink, ordinary]
     for each in sinks:
         each.open(groups)
-    map_blocks(fit, groups, compute)
+    map_blocks(fit, largest_first(groups), compute)
     for each in sinks:
         each.close(compute)
     if ridge is None:

@@ -18,7 +18,7 @@ import torch
 
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.estimate import BetaSink
-from conform_bids.glm.numerics.groups import UnitGroup
+from conform_bids.glm.numerics.groups import UnitGroup, largest_first
 from conform_bids.glm.numerics.hrf_selection import percent_explained
 from conform_bids.glm.numerics.least_squares import RunFactor, StackedRuns
 from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
@@ -200,7 +200,7 @@ def estimate_evidence_betas(
     sinks = [sink] if ordinary is None else [sink, ordinary]
     for each in sinks:
         each.open(groups)
-    map_blocks(fit, groups, compute)
+    map_blocks(fit, largest_first(groups), compute)
     for each in sinks:
         each.close(compute)
     known = np.isfinite(total).any(axis=0)

@@ -13,7 +13,16 @@ from conform_bids.glm.numerics.least_squares import RunFactor, factorise_hrfs
 from conform_bids.numerics.blocks import block_size, index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
 
-__all__ = ["BLOCK_UNITS", "UnitGroup", "block_units", "factorise_library", "restrict_design", "trials_of_runs", "unit_groups"]
+__all__ = [
+    "BLOCK_UNITS",
+    "UnitGroup",
+    "block_units",
+    "factorise_library",
+    "largest_first",
+    "restrict_design",
+    "trials_of_runs",
+    "unit_groups",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -66,6 +75,11 @@ def unit_groups(units: IntArray, hrf_index: IntArray, present: BoolArray, larges
         runs = tuple(int(run) for run in np.flatnonzero(patterns[:, pattern]))
         groups.extend(UnitGroup(hrf, runs, block) for block in index_blocks(units[keys == key], largest))
     return groups
+
+
+def largest_first(groups: Sequence[UnitGroup]) -> list[UnitGroup]:
+    """Groups in the order in which threads end at nearly the same time."""
+    return sorted(groups, key=lambda group: -len(group.units))
 
 
 def block_units(design: Design, compute: Compute) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from conform_bids.glm.numerics.design import Design, NuisanceBases
-from conform_bids.glm.numerics.least_squares import RunFactor, factorise_hrfs, fitted_directions
+from conform_bids.glm.numerics.least_squares import RunFactor, factorise_hrfs, fit_spans
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.linalg import project_out
 
@@ -136,7 +136,7 @@ def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tup
     """
     if extra.shape[1] == 0:
         nothing = np.zeros((0, len(extra)))
-        directions = fitted_directions(regressors).transpose(0, 2, 1)
+        directions = fit_spans(regressors, extra).directions.transpose(0, 2, 1)
         return to_tensor(directions.reshape(-1, len(extra)), device), to_tensor(nothing, device), to_tensor(nothing, device)
     factors = factorise_hrfs(regressors, extra, device)
     rank = max(factor.left.shape[1] for factor in factors)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import torch
 
 from conform_bids.numerics.compute import to_tensor
@@ -24,12 +23,11 @@ from conform_bids.numerics.compute import to_tensor
 __all__ = [
     "RANK_TOLERANCE",
     "RunFactor",
-    "SpanFit",
+    "SpanFits",
     "StackedRuns",
     "factorise_hrfs",
     "factorise_run",
     "fit_spans",
-    "fitted_directions",
     "separate_trials_matrix",
 ]
 
@@ -146,26 +144,26 @@ def _decompose_exactly(matrix: FloatArray, norm: float) -> tuple[FloatArray, Flo
 
 
 @dataclass(frozen=True)
-class SpanFit:
-    """An orthonormal basis U of what regressors span, and what turns U'Y into ordinary betas; arrays or tensors.
+class SpanFits:
+    """Orthonormal bases U of what the regressors of each HRF span, and what turns U'Y into ordinary betas; arrays or tensors.
 
     Attributes
     ----------
-    directions : (n_volumes, rank)
-        U.
-    weights : (n_trials, rank)
+    directions : (n_hrfs, n_volumes, rank)
+        U, padded with zeros to the same rank.
+    weights : (n_hrfs, n_trials, rank)
         Betas are weights @ U'Y.
     """
 
     directions: Any
     weights: Any
 
-    def on(self, device: str) -> SpanFit:
+    def on(self, device: str) -> SpanFits:
         """Float32 tensors on the device."""
-        return SpanFit(to_tensor(self.directions, device), to_tensor(self.weights, device))
+        return SpanFits(to_tensor(self.directions, device), to_tensor(self.weights, device))
 
 
-def fit_spans(regressors: FloatArray, extra: FloatArray) -> list[SpanFit]:
+def fit_spans(regressors: FloatArray, extra: FloatArray) -> SpanFits:
     """Basis and weights of a run's regressors with every HRF, the basis ``extra`` taken out of them.
 
     By Cholesky's decomposition of the Gram matrices, a third of the work of a singular value decomposition, where they are well
@@ -180,37 +178,22 @@ def fit_spans(regressors: FloatArray, extra: FloatArray) -> list[SpanFit]:
     """
     norms, (n_rows, n_columns) = _largest_norms(regressors), regressors.shape[1:]
     clean = regressors - extra @ (extra.T @ regressors) if extra.shape[1] else regressors
-    if not 0 < n_columns <= n_rows:
-        return [_span_exactly(matrix, norm) for matrix, norm in zip(clean, norms, strict=True)]
-    lower, failed = (part.numpy() for part in torch.linalg.cholesky_ex(torch.from_numpy(clean.swapaxes(1, 2) @ clean)))
-    fits = []
-    for matrix, norm, triangle, code in zip(clean, norms, lower, failed, strict=True):
-        if code == 0 and triangle.diagonal().min() > WELL_CONDITIONED * norm:
-            weights = scipy.linalg.lapack.dtrtri(triangle, lower=1)[0].T
-            fits.append(SpanFit(matrix @ weights, weights))
-        else:
-            fits.append(_span_exactly(matrix, norm))
-    return fits
-
-
-def _span_exactly(matrix: FloatArray, norm: float) -> SpanFit:
-    left, singular, right = _decompose(matrix[None], np.array([norm]))[0]
-    return SpanFit(left, right / singular)
-
-
-def fitted_directions(regressors: FloatArray) -> FloatArray:
-    """Orthonormal bases of what each HRF's regressors span, (n_hrfs, n_volumes, rank), padded with zeros to the same rank.
-
-    Any basis gives the same R2.
-
-    Parameters
-    ----------
-    regressors : (n_hrfs, n_volumes, n_trials) float64 array
-        All nuisance out.
-    """
-    parts = [fit.directions for fit in fit_spans(regressors, regressors[0][:, :0])]
-    rank = max(part.shape[1] for part in parts)
-    return np.stack([np.pad(part, ((0, 0), (0, rank - part.shape[1]))) for part in parts])
+    good = np.zeros(len(clean), bool)
+    if 0 < n_columns <= n_rows:
+        lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(clean.swapaxes(1, 2) @ clean))
+        smallest = lower.diagonal(dim1=1, dim2=2).min(1).values.numpy()
+        good = (failed.numpy() == 0) & (smallest > WELL_CONDITIONED * norms)
+    if good.all():
+        identity = torch.eye(n_columns, dtype=torch.float64).expand_as(lower)
+        weights = torch.linalg.solve_triangular(lower, identity, upper=False).numpy().swapaxes(1, 2)
+        return SpanFits(clean @ weights, weights)
+    parts = _decompose(clean, norms)
+    rank = max(len(singular) for _, singular, _ in parts)
+    directions, weights = np.zeros((len(parts), n_rows, rank)), np.zeros((len(parts), n_columns, rank))
+    for index, (left, singular, right) in enumerate(parts):
+        directions[index, :, : len(singular)] = left
+        weights[index, :, : len(singular)] = right / singular
+    return SpanFits(directions, weights)
 
 
 class StackedRuns:

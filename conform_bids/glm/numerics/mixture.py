@@ -79,8 +79,13 @@ def fit_two_normals(
         If a component is left without variance.
     """
     random, best, best_likelihood = np.random.RandomState(seed), None, -np.inf
+    starts: list[FloatArray] = []
     for _ in range(n_starts):
-        mixture, likelihood = _climb(values, _start(values, random), most_rounds, tolerance, least_variance)
+        first = _start(values, random)
+        if any(np.array_equal(first, known) or np.array_equal(first, 1 - known) for known in starts):
+            continue  # the same two groups lead to the same mixture
+        starts.append(first)
+        mixture, likelihood = _climb(values, first, most_rounds, tolerance, least_variance)
         if likelihood > best_likelihood:
             best, best_likelihood = mixture, likelihood
     if best is None:

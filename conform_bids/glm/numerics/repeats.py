@@ -53,17 +53,21 @@ class RepeatScorer:
 
     def standardise(self, betas: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         """z-scores (n_trials, n_units) by session, and the mean and 1/SD of each session (0 where the SD is 0)."""
-        z = torch.empty_like(betas)
         means, inverses = {}, {}
-        for session, (own, train) in self._sessions.items():
+        for session, (_, train) in self._sessions.items():
             part = betas[train]
             mean = part.mean(0) if len(part) else torch.zeros_like(betas[0])
             # sums of squares, as torch.std and norms are several times slower over rows
             deviation = ((part - mean).square_().sum(0) / max(len(part) - 1, 1)).sqrt_()
-            inverse = torch.where(deviation > 0, 1 / deviation, torch.zeros_like(deviation))
-            z[own] = (betas[own] - mean).mul_(inverse)
-            means[session], inverses[session] = mean, inverse
-        return z, means, inverses
+            means[session], inverses[session] = mean, torch.where(deviation > 0, 1 / deviation, torch.zeros_like(deviation))
+        return self.scale(betas, means, inverses), means, inverses
+
+    def scale(self, betas: torch.Tensor, means: Mapping[int, torch.Tensor], inverses: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """Betas less the mean of their session, times its 1/SD."""
+        z = torch.empty_like(betas)
+        for session, (own, _) in self._sessions.items():
+            z[own] = (betas[own] - means[session]).mul_(inverses[session])
+        return z
 
     def targets(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of each trial's partners (n_trials, n_units), and the constant of the error (n_units,)."""
