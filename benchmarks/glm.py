@@ -7,7 +7,7 @@
 The limit counts the products that the method needs: one product a run and HRF for the choice of the HRF (twice in the default model),
 one a run for every set of betas, cross-validation by nested projections, decompositions of the designs. "x limit" is the time over the
 time that these would take at the machine's rate; elementwise work, reading and reordering are what lies above 1. Each figure is the
-faster of two fits, as a first fit also pays for memory that the machine has not handed out yet.
+fastest of some fits, five of the small sizes, as the first ones also pay for memory that the machine has not handed out yet.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def measure(name: str, size: Size, label: str, threads: int, memory_gb: float) -
             return np.lib.format.open_memmap(on_disk / f"{array}.npy", mode="w+", dtype=np.float32, shape=shape)
 
         seconds = np.inf
-        for _ in range(1 if name in ("nsd", "bold5000") else 2):
+        for _ in range(1 if name in ("nsd", "bold5000") else 2 if n_units > 50_000 else 5):
             started = time.perf_counter()
             result = fit_models(runs, design, library, assumed, options, compute, allocate)
             seconds = min(seconds, time.perf_counter() - started)
