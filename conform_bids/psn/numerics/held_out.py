@@ -89,7 +89,7 @@ def stacked_denoisers(trials: Trials, folds: Sequence[IntArray], result: Stacked
     fits = []
     for index, fold in enumerate(folds):
         others = standardise(trials.select_conditions(~np.isin(np.arange(trials.n_conditions), fold)))
-        centre, parts = fit_parts(others, result.levels)
+        centre, parts = fit_parts(others, result.levels, light=True)
         held_out = trials.select_conditions(fold)
         rng = np.random.default_rng([seed, 4, index])
         scored = _score(held_out, others, centre, parts, result.terms, rng, keep=result.denoiser.unit_gain is not None)

@@ -49,7 +49,7 @@ def test_order_of_units_does_not_matter(method: str, seed: int) -> None:
     means = averages(values, condition)
     first = fit_parcel(values, condition, FitOptions(method)).apply(means, 3)
     second = fit_parcel(values[:, order], condition, FitOptions(method)).apply(means[:, order], 3)
-    assert np.allclose(first[:, order], second, atol=1e-6)
+    assert np.allclose(first[:, order], second, atol=1e-5)  # scores of filters are in single precision
 
 
 @pytest.mark.parametrize("method", METHODS)
