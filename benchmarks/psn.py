@@ -219,7 +219,7 @@ def measure_stages() -> None:
         fitted = one_parcel.fit_dimensions(rows, condition, options, None)
         trials = fitted.fit.trials
         folds = split_conditions(trials.counts, options.n_folds, options.seed)
-        held_out.evaluate_held_out(trials, folds, one_parcel.held_out_denoisers(fitted, trials, folds, options), options.seed)
+        held_out.evaluate_held_out(trials, folds, one_parcel.held_out_denoisers(fitted, trials, folds, options))
 
     parcel()
     for module, name, _ in STAGES:

@@ -66,8 +66,8 @@ def test_the_chain_hands_on_what_it_should(demo: Path) -> None:
     assert (table["split"] == "test").sum() == 4
     assert len(pd.read_csv(folder.parents[1] / "stimuli" / "sub-01_stimuli.tsv", sep="\t")) == 20
     metrics = pd.read_csv(folder / f"{stem}_desc-psn_metrics.tsv", sep="\t").set_index("metric")["value"]
-    # repeats that were shuffled: what a denoiser makes up is positive (.5 to 1 in sample here); cross-fitted, few conditions lie below 0
-    assert -0.3 < float(metrics["null_median_reliability_after"]) < 0.15
+    # repeats that were shuffled: what a denoiser makes up is positive (.5 to 1 in sample here)
+    assert abs(float(metrics["null_median_reliability_after"])) < 0.15
     assert float(metrics["median_reliability_after"]) > float(metrics["median_reliability_before"])
 
 

@@ -345,3 +345,25 @@ def test_amplitudes_are_rescaled_alike_by_the_app_and_the_engine() -> None:
     wild = betas.copy()
     rescale_amplitudes(wild, np.array([0.1, 500.0, -3.0] * 4), train)  # slopes that are chance are held within bounds
     np.testing.assert_allclose(wild[train].std(0) / betas[train].std(0), [1, 50, 1] * 4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_parcel_of_more_than_3000_units_takes_the_dual_form(
+    make_betas: Any, beta_spec: Any, fit_betas: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("SHAPE", (15, 15, 14)), ("N_UNITS", 3150)):
+        monkeypatch.setitem(make_betas.__globals__, name, value)
+    dataset, truth = make_betas(tmp_path / "glm", beta_spec(noise=2.0, test=(3, 4)))
+    (whole,) = fit_betas(dataset, tmp_path / "whole", "--parcellation", "whole")
+    (parcel,) = whole.table("_desc-parcels_metrics.tsv").to_dict("records")
+    assert (parcel["method"], parcel["n_units"], parcel["outcome"]) == ("stacked (dual)", 3150, "denoised")
+
+    def error(fit: Any, name: str) -> float:
+        found, true = (values - values.mean(axis=0) for values in (effect(fit, name), truth))
+        return float(np.square(found - true).mean() / true.var())
+
+    for name in ("psn", "crossfit"):
+        assert error(whole, name) < 0.5 * error(whole, "trialavg"), name
+    # one decomposition stands for all units, and denoises as the fit did
+    again = apply(whole.output("_decomposition.h5"), effect(whole, "trialavg"), 4)
+    np.testing.assert_allclose(again, effect(whole), atol=5e-3)

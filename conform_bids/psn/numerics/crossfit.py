@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.psn.numerics.denoiser import Denoiser
-from conform_bids.psn.numerics.trials import Trials, split_conditions, sum_conditions
+from conform_bids.psn.numerics.halves import about_folds, correlate, even_out, half_means
+from conform_bids.psn.numerics.trials import Trials, split_conditions
 
-__all__ = ["CrossFit", "crossfit", "half_means"]
+__all__ = ["CrossFit", "crossfit"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -25,7 +26,8 @@ IntArray = npt.NDArray[np.intp]
 class CrossFit:
     """Cross-fitted responses, and reliabilities over conditions, unit by unit.
 
-    Correlations are over the conditions that repeat, about the mean of each fold, since all conditions of a fold share a denoiser.
+    Correlations are over the conditions that repeat, about the mean of each fold and evened out (see
+    `conform_bids.psn.numerics.halves.even_out`), since all conditions of a fold share a denoiser.
 
     Attributes
     ----------
@@ -61,82 +63,37 @@ def crossfit(trials: Trials, fit: Callable[[Trials], Denoiser], n_folds: int = 5
     fit : callable
         Makes a denoiser of trials; all that it chooses is chosen on them.
     n_folds, seed : int
-        Folds of conditions, and halves of trials.
+        Folds of conditions.
     """
     complete = trials.only_complete()
     denoised, means = np.empty_like(complete.means), complete.means
     fold_of = np.empty(complete.n_conditions, dtype=np.intp)
     centre = means.mean(axis=0)
-    first, second, counts = half_means(complete, seed)
+    first, second, counts = half_means(complete)
     repeated = complete.counts >= 2
     after = [np.zeros_like(first), np.zeros_like(second)]
     for index, fold in enumerate(split_conditions(complete.counts, n_folds, seed)):
         fold_of[fold] = index
         others = np.ones(complete.n_conditions, bool)
         others[fold] = False
-        # centred on the mean of all conditions: the folds' own means would differ by their neighbours' noise
-        denoiser = replace(fit(complete.select_conditions(others)), mean=centre)
-        denoised[fold] = denoiser.apply(means[fold], complete.counts[fold])
+        # about the mean of all conditions: the folds' own means would differ by their neighbours' noise
+        denoiser = replace(fit(complete.select_conditions(others)), mean=np.zeros_like(centre))
+        denoised[fold] = centre + denoiser.apply(means[fold] - centre, complete.counts[fold])
         halves = fold[repeated[fold]]
         for half, out, count in zip((first, second), after, counts, strict=True):
-            out[halves] = denoiser.apply(half[halves], count[halves])
+            out[halves] = denoiser.apply(half[halves] - centre, count[halves])
     code = fold_of[repeated]
-    a, b, p, q = (_about_fold_means(values[repeated], code) for values in (first, second, *after))
+    a, b, p, q = (about_folds(values[repeated], code) for values in (first, second, *after))
     error = np.square(b - p).sum(axis=0) + np.square(a - q).sum(axis=0)
     total = np.square(a).sum(axis=0) + np.square(b).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = 1 - error / total
+    p, q = even_out(code, p, q)
     return CrossFit(
         denoised,
         fold_of,
-        _correlate(a, b),
-        _correlate(p, q),
-        (_correlate(p, b) + _correlate(q, a)) / 2,
+        correlate(a, b),
+        correlate(p, q),
+        (correlate(p, b) + correlate(q, a)) / 2,
         gain,
     )
-
-
-def half_means(trials: Trials, seed: int) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
-    """Means over two random halves of each condition's trials, and the trials of each half.
-
-    Parameters
-    ----------
-    trials : Trials
-        Complete; conditions with one trial are NaN in the second half.
-    seed : int
-        Of the halves.
-
-    Returns
-    -------
-    first, second : (n_conditions, n_units) float64 arrays
-        Means.
-    counts : pair of (n_conditions,) float64 arrays
-        Trials of each mean; the first half is the larger one of an odd number, or the smaller one, by chance.
-    """
-    rng = np.random.default_rng([seed, 2])
-    shuffled = np.lexsort((rng.random(len(trials.condition)), trials.condition))
-    rank = np.empty(len(shuffled), dtype=np.intp)
-    rank[shuffled] = np.arange(len(shuffled)) - np.repeat(trials.starts, trials.counts)
-    # trials are dealt in turn, beginning with one half or the other
-    first = (rank + (rng.random(trials.n_conditions) < 0.5)[trials.condition]) % 2 == 0
-    first |= (trials.counts == 1)[trials.condition]
-    sums = sum_conditions(trials.values, trials.starts, first.astype(np.float64))
-    number = np.bincount(trials.condition[first], minlength=trials.n_conditions).astype(np.float64)
-    others = trials.counts - number
-    with np.errstate(invalid="ignore", divide="ignore"):
-        second = (sum_conditions(trials.values, trials.starts, 1.0 - first)) / others[:, None]
-        return sums / number[:, None], second, (number, others)
-
-
-def _about_fold_means(values: FloatArray, code: IntArray) -> FloatArray:
-    centred = values.copy()
-    for fold in np.unique(code):
-        centred[code == fold] -= centred[code == fold].mean(axis=0)
-    return centred
-
-
-def _correlate(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Correlation of centred columns; NaN where a column is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        product = np.einsum("ij,ij->j", first, first) * np.einsum("ij,ij->j", second, second)
-        return np.asarray(np.einsum("ij,ij->j", first, second) / np.sqrt(product))

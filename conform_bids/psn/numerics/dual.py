@@ -184,7 +184,6 @@ def evaluate_dual(
     coordinates: Coordinates,
     folds: Sequence[IntArray],
     denoisers: Sequence[Denoiser],
-    seed: int,
 ) -> HeldOut:
     """What `conform_bids.psn.numerics.held_out.evaluate_held_out` says, unit by unit, of denoisers in coordinates.
 
@@ -200,14 +199,12 @@ def evaluate_dual(
         Conditions of each fold.
     denoisers : sequence of Denoiser
         In coordinates, one a fold.
-    seed : int
-        Of the halves.
     """
     passed, fold_of = pass_held_out(projected, folds, denoisers)
     parts = []
     for block in _blocks(len(coordinates.scale)):
         trials = group_trials(values[:, block], condition)[0]
-        parts.append(evaluate_passed(trials, coordinates.deviations(passed, block), fold_of, seed))
+        parts.append(evaluate_passed(trials, coordinates.deviations(passed, block), fold_of))
     variances = UnitVariances(
         *(np.concatenate([getattr(part.variances, name) for part in parts]) for name in ("signal", "noise", "share")),
     )

@@ -111,7 +111,7 @@ def _spectrum(fit: ParcelFit) -> _Spectrum:
         first = components[0]
         return _of_filter(fit.denoiser, first.left, first.right, first.signal_to_noise, of_noise=False)
     part = wiener_part(fit.model)
-    return _of_filter(fit.denoiser, part.left, part.right, part.ratio, of_noise=False)
+    return _of_filter(fit.denoiser, np.asarray(part.left, np.float64), np.asarray(part.right, np.float64), part.ratio, of_noise=False)
 
 
 def _of_basis(basis: Basis, n_dimensions: IntArray) -> _Spectrum:

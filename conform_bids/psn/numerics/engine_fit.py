@@ -78,8 +78,8 @@ class UnitFit:
         """Trials of each fold denoised by its denoiser."""
         trials = self.fitted.fit.trials
         if self.coordinates is None:
-            return evaluate_held_out(trials, folds, denoisers, self.options.seed)
-        return evaluate_dual(self.values, self.condition, trials, self.coordinates, folds, denoisers, self.options.seed)
+            return evaluate_held_out(trials, folds, denoisers, self.denoiser.unit_gain)
+        return evaluate_dual(self.values, self.condition, trials, self.coordinates, folds, denoisers)
 
     def null(self, condition: IntArray, fold_of: IntArray) -> NullScores:
         """The same trials with other conditions; a dual form keeps its coordinates."""

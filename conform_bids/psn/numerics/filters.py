@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.optimize
 
 from conform_bids.psn.numerics.denoiser import filter_gains
-from conform_bids.psn.numerics.spectral import decompose, shrink, solve_lower
+from conform_bids.psn.numerics.spectral import Precision, decompose, shrink, solve_lower
 
 __all__ = [
     "FilterPart",
@@ -26,10 +26,14 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+FloatingArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.intp]
 Levels = Sequence[tuple[float, float]]
 RIDGE = 1e-10
 ROUNDING = 1e-12
+SINGLE_ROUNDING = 1e-6
+MAX_SINGLE = 1e3
+"""Of the diagonal of a triangle, and of signal to the least noise: largest ratio that single precision is used for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class FilterPart:
 
     Attributes
     ----------
-    left, right : (n_units, n_dimensions) float64 arrays
+    left, right : (n_units, n_dimensions) float64 or float32 arrays
         ``right.T @ left`` is the identity.
     ratio : (n_dimensions,) float64 array
         Variance of the signal over that of a single trial's noise.
@@ -46,16 +50,16 @@ class FilterPart:
         Where dimensions are units by themselves: which.
     """
 
-    left: FloatArray
-    right: FloatArray
+    left: FloatingArray
+    right: FloatingArray
     ratio: FloatArray
     units: IntArray | None = None
 
-    def project(self, rows: FloatArray) -> FloatArray:
+    def project(self, rows: FloatingArray) -> FloatingArray:
         """Samples along the dimensions, (n_samples, n_dimensions)."""
         return rows @ self.right if self.units is None else rows[:, self.units]
 
-    def weigh(self, rows: FloatArray) -> FloatArray:
+    def weigh(self, rows: FloatingArray) -> FloatingArray:
         """Products of samples with where dimensions go to, (n_samples, n_dimensions)."""
         return rows @ self.left if self.units is None else rows[:, self.units]
 
@@ -72,34 +76,44 @@ def noise_cholesky(noise: FloatArray) -> FloatArray:
         ridge = max(10 * ridge, RIDGE)
 
 
-def signal_factor(signal: FloatArray) -> FloatArray:
+def signal_factor(signal: npt.NDArray[Precision]) -> npt.NDArray[Precision]:
     """Factor F (n_units, rank) of the positive part of a covariance: F F' is the covariance with its negative eigenvalues set to 0."""
     values, vectors = decompose(signal)
-    kept = values > ROUNDING * max(values[-1], 0.0)
-    factor: FloatArray = vectors[:, kept] * np.sqrt(values[kept])
-    return factor
+    kept = values > _rounding(values) * max(values[-1], 0.0)
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def filter_part(signal: FloatArray, cholesky: FloatArray) -> FilterPart:
+def filter_part(signal: npt.NDArray[Precision], cholesky: npt.NDArray[Precision]) -> FilterPart:
     """Dimensions of a signal factor F and a noise covariance LL': eigenvectors of L^-1 F F' L^-T, from the Gram matrix of L^-1 F.
 
     Parameters
     ----------
-    signal : (n_units, rank) float64 array
+    signal : (n_units, rank) array
         As of `signal_factor`.
-    cholesky : (n_units, n_units) float64 array
-        As of `noise_cholesky`.
+    cholesky : (n_units, n_units) array
+        As of `noise_cholesky`, in the same precision.
     """
     whitened = solve_lower(cholesky, signal)
-    values, vectors = decompose(whitened.T @ whitened) if signal.shape[1] else (np.ones(0), signal.T)
-    kept = values > ROUNDING * values[-1] if len(values) else np.zeros(0, bool)
+    values, vectors = decompose(whitened.T @ whitened) if signal.shape[1] else (np.ones(0, signal.dtype), signal.T)
+    kept = values > _rounding(values) * values[-1] if len(values) else np.zeros(0, bool)
     rotation = vectors[:, kept][:, ::-1] / np.sqrt(values[kept][::-1])
     right = solve_lower(cholesky, whitened @ rotation, transposed=True)
-    return FilterPart(signal @ rotation, right, np.ascontiguousarray(values[kept][::-1]))
+    return FilterPart(signal @ rotation, right, values[kept][::-1].astype(np.float64))
+
+
+def _rounding(values: FloatingArray) -> float:
+    """What an eigenvalue has to be of the largest."""
+    return ROUNDING if values.dtype == np.float64 else SINGLE_ROUNDING
+
+
+def _allow_single(data: FloatArray, cholesky: FloatArray) -> bool:
+    """Whether single precision holds the dimensions of condition means and of a noise LL'."""
+    diagonal = np.diag(cholesky)
+    return bool(diagonal.max() < MAX_SINGLE * diagonal.min() and np.diag(data).max() < MAX_SINGLE * diagonal.min() ** 2)
 
 
 def filter_parts(
-    data: FloatArray, noise: FloatArray, choleskys: Mapping[float, FloatArray], share: float, levels: Levels
+    data: FloatArray, noise: FloatArray, choleskys: Mapping[float, FloatArray], share: float, levels: Levels, *, light: bool = False
 ) -> list[FilterPart]:
     """One part for each pair of levels of shrinkage.
 
@@ -113,14 +127,19 @@ def filter_parts(
         What of the noise covariance is left in condition means.
     levels : sequence of (float, float)
         Levels of the covariance of condition means and of that of the noise.
+    light : bool
+        Single precision, in which decompositions and products take half the time, where the covariances allow it.
     """
     parts = []
     for data_level, noise_level in levels:
         if data_level == noise_level == 0:
             parts.append(_single_units(np.diag(data) - share * np.diag(noise), np.diag(noise)))
             continue
-        signal = shrink(data, data_level) - share * shrink(noise, noise_level)
-        parts.append(filter_part(signal_factor(signal), choleskys[noise_level]))
+        signal, cholesky = shrink(data, data_level) - share * shrink(noise, noise_level), choleskys[noise_level]
+        if light and _allow_single(data, cholesky):
+            parts.append(filter_part(signal_factor(signal.astype(np.float32)), cholesky.astype(np.float32)))
+        else:
+            parts.append(filter_part(signal_factor(signal), cholesky))
     return parts
 
 
@@ -132,7 +151,7 @@ def noise_choleskys(noise: FloatArray, levels: Levels) -> dict[float, FloatArray
 def _single_units(signal: FloatArray, noise: FloatArray) -> FilterPart:
     """Units by themselves: a part whose dimensions are the units that have signal."""
     kept = np.flatnonzero(signal > 0)
-    axes = np.zeros((len(signal), len(kept)))
+    axes = np.zeros((len(signal), len(kept)), dtype=np.float32)  # exact in any precision
     axes[kept, np.arange(len(kept))] = 1.0
     floor = ROUNDING * float(np.mean(noise))
     return FilterPart(axes, axes, signal[kept] / np.maximum(noise[kept], floor), kept)
@@ -207,11 +226,12 @@ def score_filters(
     n_terms = len(terms)
     linear = np.zeros(len(parts) * n_terms)
     quadratic = np.zeros((len(linear), len(linear)))
+    precision = np.result_type(*(part.left for part in parts))
     cross = {(i, j): parts[j].weigh(parts[i].left.T) for i in range(len(parts)) for j in range(i + 1)}
     for count in np.unique(counts):
         rows = counts == count
         root = np.sqrt(weights[rows])[:, None]
-        chosen, aims = root * inputs[rows], root * targets[rows]
+        chosen, aims = ((root * samples[rows]).astype(precision, copy=False) for samples in (inputs, targets))
         projected = [part.project(chosen) for part in parts]
         passed = [filter_gains(part.ratio, count, terms) for part in parts]
         for i, part in enumerate(parts):
@@ -220,7 +240,7 @@ def score_filters(
             for j in range(i + 1):
                 product = projected[i].T @ projected[j]
                 product *= cross[i, j]
-                block = passed[i] @ product @ passed[j].T
+                block = (passed[i].astype(precision) @ product) @ passed[j].T
                 other = slice(j * n_terms, (j + 1) * n_terms)
                 quadratic[place, other] += block
                 if j < i:

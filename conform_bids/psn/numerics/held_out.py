@@ -4,6 +4,11 @@ The default method cross-validates within its fit. For denoisers of the other co
 whole parcel, two numbers; covariances, means and units' scales come from the other conditions alone, and the mixture is calibrated on
 the other folds, for conditions that a denoiser has not seen. `conform_bids.psn.numerics.crossfit` chooses everything anew in each fold; it
 takes as long as five fits, and serves the other methods.
+
+Gains of units (`conform_bids.psn.numerics.unit_gains`) are those of the whole fit in what is given out: gains that are chosen without a
+fold are the larger, the less of a unit repeats in that fold, and would seem to make noise repeat less than by chance. One number for all
+conditions of a unit changes no correlation, so that nothing comes of it. What squared errors are saved is told with the gains that were
+chosen without the fold.
 """
 
 from __future__ import annotations
@@ -14,9 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from conform_bids.psn.numerics.crossfit import half_means
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.filters import FilterPart, Scores, score_filters
+from conform_bids.psn.numerics.halves import about_folds, correlate, even_out, half_means
 from conform_bids.psn.numerics.stacked import StackedResult, assemble, fit_parts, mix_filters, unit_gains
 from conform_bids.psn.numerics.standardised import Standardised, standardise
 from conform_bids.psn.numerics.trials import Trials, sum_conditions
@@ -25,7 +30,6 @@ from conform_bids.psn.numerics.variances import UnitVariances, unit_variances
 
 __all__ = [
     "HeldOut",
-    "correlate",
     "evaluate_held_out",
     "evaluate_passed",
     "fit_each",
@@ -47,10 +51,10 @@ class HeldOut:
     denoised : (n_conditions, n_units) float64 array
         Condition means.
     variances : UnitVariances
-        Of denoised trials: signal is what repeats, noise what does not.
+        Of denoised trials, evened out over folds: signal is what repeats, noise what does not.
     reliability_before, reliability_after : (n_units,) float64 arrays
-        Correlation of two halves of the trials, over conditions that repeat, about the mean of each fold; as they are, and denoised
-        (0 where nothing is left).
+        Correlation of odd and even trials, over conditions that repeat, about the mean of each fold; as they are, and denoised and evened
+        out over folds, see `conform_bids.psn.numerics.halves.even_out` (0 where nothing is left).
     gain : (n_units,) float64 array
         Share of the sum of squares of left-out trials, about the mean of their fold, that the denoised mean of the other trials
         predicts.
@@ -89,7 +93,7 @@ def stacked_denoisers(trials: Trials, folds: Sequence[IntArray], result: Stacked
     fits = []
     for index, fold in enumerate(folds):
         others = standardise(trials.select_conditions(~np.isin(np.arange(trials.n_conditions), fold)))
-        centre, parts = fit_parts(others, result.levels)
+        centre, parts = fit_parts(others, result.levels, light=True)
         held_out = trials.select_conditions(fold)
         rng = np.random.default_rng([seed, 4, index])
         scored = _score(held_out, others, centre, parts, result.terms, rng, keep=result.denoiser.unit_gain is not None)
@@ -132,7 +136,9 @@ def _score(
     return scores, SplitOutputs((parts, parts), terms, signs, signs[::-1], worth, weight)
 
 
-def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser], seed: int) -> HeldOut:
+def evaluate_held_out(
+    trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser], unit_gain: FloatArray | None = None
+) -> HeldOut:
     """Denoise every condition and its trials by the denoiser of its fold.
 
     The filter of a condition is that for its number of trials, for single trials too, so that means of denoised trials are denoised
@@ -146,10 +152,18 @@ def evaluate_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequ
         Conditions of each fold.
     denoisers : sequence of Denoiser
         One a fold.
-    seed : int
-        Of the halves.
+    unit_gain : (n_units,) float64 array, optional
+        Of the fit to all conditions, for the denoised responses.
     """
-    return evaluate_passed(trials, *pass_held_out(trials, folds, denoisers), seed)
+    passed, fold_of = pass_held_out(trials, folds, [replace(denoiser, unit_gain=None) for denoiser in denoisers])
+    gains = None
+    if denoisers and denoisers[0].unit_gain is not None:
+        gains = np.stack([np.ones(trials.n_units) if denoiser.unit_gain is None else denoiser.unit_gain for denoiser in denoisers])
+    found = evaluate_passed(trials, passed, fold_of, gains)
+    if unit_gain is None:
+        return found
+    centre = trials.means.mean(axis=0)
+    return replace(found, denoised=(found.denoised - centre) * unit_gain + centre)
 
 
 def pass_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence[Denoiser]) -> tuple[FloatArray, IntArray]:
@@ -167,7 +181,7 @@ def pass_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence
     return passed, fold_of
 
 
-def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, seed: int) -> HeldOut:
+def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, unit_gains: FloatArray | None = None) -> HeldOut:
     """Compare trials with what was passed of them.
 
     Parameters
@@ -178,18 +192,21 @@ def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, seed:
         As of `pass_held_out`.
     fold_of : (n_conditions,) int array
         Fold of each condition.
-    seed : int
-        Of the halves.
+    unit_gains : (n_folds, n_units) float64 array, optional
+        What the units of each fold are multiplied by before squared errors are taken.
     """
     after = replace_values(trials, passed)
-    halves_before, halves_after = half_means(trials, seed)[:2], half_means(after, seed)[:2]
     repeated = trials.counts >= 2
     code = fold_of[repeated]
-    before, denoised = (correlate(*(_about_folds(half[repeated], code) for half in halves)) for halves in (halves_before, halves_after))
-    saved, total = _gain(trials, after, fold_of)
+    halves, passed_halves = ([half[repeated] for half in half_means(own)[:2]] for own in (trials, after))
+    before = correlate(*(about_folds(half, code) for half in halves))
+    denoised = correlate(*even_out(code, *passed_halves))
+    predicted = after if unit_gains is None else replace_values(trials, passed * unit_gains[fold_of[trials.condition]])
+    saved, total = _gain(trials, predicted, fold_of)
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = saved / total
-    variances = unit_variances(passed, trials.condition, fold_of[trials.condition])
+    fold = fold_of[trials.condition]
+    variances = unit_variances(even_out(fold, passed)[0], trials.condition, fold)
     return HeldOut(after.means + trials.means.mean(axis=0), variances, before, np.nan_to_num(denoised), gain, saved, total)
 
 
@@ -205,21 +222,6 @@ def _gain(before: Trials, after: Trials, fold_of: IntArray) -> tuple[FloatArray,
     own = after.values[rows]
     predicted = (after.means[before.condition[rows]] * count[rows][:, None] - own) / (count[rows] - 1)[:, None]
     code = fold_of[before.condition[rows]]
-    targets, predicted = _about_folds(before.values[rows], code), _about_folds(predicted, code)
+    targets, predicted = about_folds(before.values[rows], code), about_folds(predicted, code)
     saved = np.einsum("ij,ij->j", 2 * targets - predicted, predicted)
     return saved, np.einsum("ij,ij->j", targets, targets)
-
-
-def _about_folds(values: FloatArray, code: IntArray) -> FloatArray:
-    centred = values.copy()
-    for fold in np.unique(code):
-        rows = code == fold
-        centred[rows] -= centred[rows].mean(axis=0)
-    return centred
-
-
-def correlate(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Correlation of columns that are centred already; NaN where a column is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        product = np.einsum("ij,ij->j", first, first) * np.einsum("ij,ij->j", second, second)
-        return np.asarray(np.einsum("ij,ij->j", first, second) / np.sqrt(product))

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from conform_bids.errors import UnusableInputError
 from conform_bids.psn.numerics.calibrated import CalibratedResult
-from conform_bids.psn.numerics.crossfit import half_means
 from conform_bids.psn.numerics.crossvalidated import CrossvalidatedResult
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.engine_data import EngineOptions, TrialSet
 from conform_bids.psn.numerics.filters import Scores
 from conform_bids.psn.numerics.fit import FitOptions, ParcelFit, fit_parcel
 from conform_bids.psn.numerics.guards import CONSTANT
-from conform_bids.psn.numerics.held_out import HeldOut, correlate, evaluate_held_out, fit_each, replace_values, stacked_denoisers
+from conform_bids.psn.numerics.halves import correlate, half_means
+from conform_bids.psn.numerics.held_out import HeldOut, evaluate_held_out, fit_each, replace_values, stacked_denoisers
 from conform_bids.psn.numerics.presets import ProjectionResult
 from conform_bids.psn.numerics.stacked import StackedResult, mix_filters
 from conform_bids.psn.numerics.trials import Trials, group_trials
@@ -262,7 +262,7 @@ def fit_null(values: FloatArray, condition: IntArray, fold_of: IntArray, options
         fitted = fit_dimensions(values, condition, options, groups)
         trials = fitted.fit.trials
         folds = place_folds(fold_of[fitted.labels])
-        held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options), options.seed)
+        held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options))
     except UnusableInputError:
         return NullScores(np.nan, np.nan, np.nan, np.nan)
     denoiser = fitted.fit.denoiser
@@ -270,7 +270,7 @@ def fit_null(values: FloatArray, condition: IntArray, fold_of: IntArray, options
     passed = denoiser.apply(trials.values, trials.counts[trials.condition].astype(np.float64)) - denoiser.mean
     denoised = replace_values(trials, passed)
     repeated = trials.counts >= 2
-    halves = [half[repeated] - half[repeated].mean(axis=0) for half in half_means(denoised, options.seed)[:2]]
+    halves = [half[repeated] - half[repeated].mean(axis=0) for half in half_means(denoised)[:2]]
     gain = fitted.gain if np.isfinite(fitted.gain) else pooled_gain(held_out)
     return NullScores(
         median(held_out.reliability_before), median(held_out.reliability_after), median(np.nan_to_num(correlate(*halves))), gain

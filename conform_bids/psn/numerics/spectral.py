@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from conform_bids.errors import UnusableInputError
 
 __all__ = [
     "LEVELS",
+    "Precision",
     "ShrinkageChoice",
     "choose_shrinkage",
     "decompose",
@@ -24,20 +26,23 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+Precision = TypeVar("Precision", np.float32, np.float64)
 LEVELS: FloatArray = np.linspace(0.0, 1.0, 51)
 """Levels of shrinkage that are compared: what is left of a covariance off its diagonal."""
 
 
-def decompose(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues, ascending, and eigenvectors in columns, of a symmetric matrix."""
+def decompose(matrix: npt.NDArray[Precision]) -> tuple[npt.NDArray[Precision], npt.NDArray[Precision]]:
+    """Eigenvalues, ascending, and eigenvectors in columns, of a symmetric matrix, in its precision."""
     values, vectors = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix)))
     return values.numpy(), vectors.numpy()
 
 
-def solve_lower(triangle: FloatArray, right: FloatArray, *, transposed: bool = False) -> FloatArray:
+def solve_lower(triangle: npt.NDArray[Precision], right: npt.NDArray[Precision], *, transposed: bool = False) -> npt.NDArray[Precision]:
     """L^-1 B, or L'^-1 B if ``transposed``, of a lower triangle L."""
     lower = torch.from_numpy(triangle)
-    solved: FloatArray = torch.linalg.solve_triangular(lower.T if transposed else lower, torch.from_numpy(right), upper=transposed).numpy()
+    solved: npt.NDArray[Precision] = torch.linalg.solve_triangular(
+        lower.T if transposed else lower, torch.from_numpy(right), upper=transposed
+    ).numpy()
     return solved
 
 

@@ -139,11 +139,11 @@ def _candidate_levels(best: float, noise: float, *, wide: bool) -> Levels:
     return tuple(dict.fromkeys([(best, noise), (max(best - LEVEL_STEP, 0.0), noise), (1.0, noise), (best, noise / 2), (0.0, 0.0)]))
 
 
-def fit_parts(data: Standardised, levels: Levels) -> tuple[FloatArray, list[FilterPart]]:
-    """Mean of all conditions, and their dimensions at each pair of levels, in standardised units."""
+def fit_parts(data: Standardised, levels: Levels, *, light: bool = False) -> tuple[FloatArray, list[FilterPart]]:
+    """Mean of all conditions, and their dimensions at each pair of levels, in standardised units; in single precision if ``light``."""
     noise = data.noise_covariance()
     centre, covariance, share = data.data_covariance(data.means, 1.0 / data.counts)
-    return centre, filter_parts(covariance, noise, noise_choleskys(noise, levels), share, levels)
+    return centre, filter_parts(covariance, noise, noise_choleskys(noise, levels), share, levels, light=light)
 
 
 def mix_filters(fold_scores: Sequence[Scores], n_first: int) -> FloatArray:
@@ -228,7 +228,7 @@ def _score_fold(
         means = data.means.copy()
         means[repeated] = inputs
         centre, covariance, left = data.data_covariance(means, share)
-        parts = filter_parts(covariance, noise, choleskys, left, levels)
+        parts = filter_parts(covariance, noise, choleskys, left, levels, light=True)
         scores += score_filters(parts, terms, inputs - centre, targets - centre, worth, weight)
         kept += [(parts, inputs - centre, targets - centre)] * keep
     if not keep:

@@ -67,12 +67,15 @@ class _Passed:
 
     @classmethod
     def of(cls, part: FilterPart, rows: FloatArray) -> _Passed:
-        left = None if part.units is not None else part.left.astype(np.float32)
+        left = None if part.units is not None else part.left.astype(np.float32, copy=False)
         light = FilterPart(np.empty((0, 0)), np.empty((0, 0)), part.ratio, part.units)
-        return cls(light, part.project(rows).astype(np.float32), left)
+        return cls(light, part.project(rows.astype(part.left.dtype, copy=False)).astype(np.float32, copy=False), left)
 
     def add_to(self, output: Float32Array, gain: Float32Array, rows: npt.NDArray[np.bool_]) -> None:
         """Add what passes of some samples."""
+        if rows.all() and self.left is not None:
+            output += (self.projected * gain) @ self.left.T
+            return
         passed = self.projected[rows] * gain
         if self.left is not None:
             output[rows] += passed @ self.left.T

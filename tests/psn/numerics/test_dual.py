@@ -124,7 +124,7 @@ def evaluate(values: np.ndarray, condition: np.ndarray, fit: tuple[Fitted, Coord
     trials = fit[0].fit.trials
     folds = split_conditions(trials.counts, 5, 0)
     denoisers = held_out_denoisers(fit[0], trials, folds, EngineOptions())
-    return evaluate_dual(values, condition, trials, fit[1], folds, denoisers, 0), denoisers
+    return evaluate_dual(values, condition, trials, fit[1], folds, denoisers), denoisers
 
 
 def test_held_out_scores_are_those_of_the_same_denoisers_in_units(simulate: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_held_out_scores_are_those_of_the_same_denoisers_in_units(simulate: Simu
         )
         for each in denoisers
     ]
-    expected = evaluate_held_out(trials, split_conditions(trials.counts, 5, 0), in_units, 0)
+    expected = evaluate_held_out(trials, split_conditions(trials.counts, 5, 0), in_units)
     for name in ("denoised", "reliability_before", "reliability_after", "gain", "saved", "total"):
         assert np.allclose(getattr(found, name), getattr(expected, name), atol=1e-3, rtol=1e-3), name
     assert np.allclose(found.variances.ncsnr, expected.variances.ncsnr, atol=1e-3)

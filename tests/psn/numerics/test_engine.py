@@ -79,7 +79,7 @@ def test_the_default_method_by_hand_and_against_truth(brain: Any) -> None:
     expected = fitted.fit.denoiser.apply(trials.means, fitted.worth * trials.counts)
     np.testing.assert_allclose(found.arrays["psn"][units], expected.T, rtol=1e-4, atol=1e-4)
     folds = split_conditions(trials.counts, options.n_folds, options.seed)
-    held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options), options.seed)
+    held_out = evaluate_held_out(trials, folds, held_out_denoisers(fitted, trials, folds, options), fitted.fit.denoiser.unit_gain)
     np.testing.assert_allclose(found.arrays["crossfit"][units], held_out.denoised.T, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.maps["cv_gain"][units], held_out.gain, rtol=1e-4)
     error = {name: np.square(found.arrays[name] - truth).mean() / truth.var(axis=1).mean() for name in ("psn", "crossfit", "trialavg")}

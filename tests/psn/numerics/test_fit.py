@@ -49,7 +49,7 @@ def test_order_of_units_does_not_matter(method: str, seed: int) -> None:
     means = averages(values, condition)
     first = fit_parcel(values, condition, FitOptions(method)).apply(means, 3)
     second = fit_parcel(values[:, order], condition, FitOptions(method)).apply(means[:, order], 3)
-    assert np.allclose(first[:, order], second, atol=1e-6)
+    assert np.allclose(first[:, order], second, atol=1e-5)  # scores of filters are in single precision
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,8 +196,8 @@ def test_cross_fitted_reliability_of_noise_is_zero(method: str) -> None:
         mixing = rng.standard_normal((30, 30)) / 4 + np.eye(30)
         values = rng.standard_normal((240, 30)) @ mixing
         result = fit_parcel(values, np.repeat(np.arange(80), 3), FitOptions(method)).crossfit()
-        after.append(np.nanmean(result.reliability_after))
-        prediction.append(np.nanmean(result.prediction))
+        after.append(np.nan_to_num(result.reliability_after).mean())  # 0 where nothing is left
+        prediction.append(np.nan_to_num(result.prediction).mean())
     for score in (after, prediction):
         assert abs(np.mean(score)) < 3 * max(np.std(score) / np.sqrt(5), 0.015)
 

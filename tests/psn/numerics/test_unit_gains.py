@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from conform_bids.psn.numerics.denoiser import Denoiser
 from conform_bids.psn.numerics.filters import FilterPart
-from conform_bids.psn.numerics.held_out import stacked_denoisers
+from conform_bids.psn.numerics.halves import about_folds, correlate, half_means
+from conform_bids.psn.numerics.held_out import evaluate_held_out, pass_held_out, stacked_denoisers
 from conform_bids.psn.numerics.stacked import StackedOptions, fit_stacked
 from conform_bids.psn.numerics.trials import Trials, group_trials, split_conditions
 from conform_bids.psn.numerics.unit_gains import LEAST, SplitOutputs, UnitScores, empirical_bayes_gains
@@ -94,6 +96,47 @@ def test_units_that_respond_keep_their_amplitude_beside_those_that_do_not() -> N
     (common, by_unit), (slope, slope_by_unit) = (np.reshape(values, (4, 2)).mean(axis=0) for values in (errors, slopes))
     assert by_unit < common
     assert abs(slope_by_unit - 1) < abs(slope - 1)
+
+
+def test_repeats_of_noise_agree_by_chance_in_few_conditions_that_were_held_out() -> None:
+    """What is chosen without a fold passes the less, the better the fold's repeats agree; it must not show in correlations."""
+    found, uneven = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        sessions = rng.standard_normal((2, 20, 4)) @ rng.standard_normal((4, 40)) / 2 + rng.standard_normal((2, 20, 40))
+        sessions = (sessions - sessions.mean(axis=1, keepdims=True)) / sessions.std(axis=1, keepdims=True)
+        trials = group_trials(sessions.reshape(40, 40), np.tile(np.arange(20), 2))[0]
+        result = fit_stacked(trials)
+        folds = split_conditions(trials.counts, 5, seed)
+        denoisers = stacked_denoisers(trials, folds, result, 0)
+        own, common = (evaluate_held_out(trials, folds, denoisers, gain) for gain in (None, result.denoiser.unit_gain))
+        np.testing.assert_array_equal(own.reliability_after, common.reliability_after)
+        centre = trials.means.mean(axis=0)
+        np.testing.assert_allclose(common.denoised - centre, (own.denoised - centre) * result.denoiser.unit_gain)
+        found.append(np.median(own.reliability_after))
+        passed, fold_of = pass_held_out(trials, folds, denoisers)
+        halves = (about_folds(half, fold_of) for half in half_means(replace(trials, values=passed))[:2])
+        uneven.append(np.median(np.nan_to_num(correlate(*halves))))
+    assert abs(np.mean(found)) < 2.5 * np.std(found) / np.sqrt(len(found))
+    assert np.mean(uneven) < np.mean(found) - 0.08
+
+
+def test_gain_of_held_out_conditions_is_taken_with_gains_chosen_without_them() -> None:
+    trials = responses_of_half(1)[0]
+    folds = split_conditions(trials.counts, 5, 0)
+    denoisers = stacked_denoisers(trials, folds, fit_stacked(trials), 0)
+    found = evaluate_held_out(trials, folds, denoisers)
+    saved = np.zeros(trials.n_units)
+    total = np.zeros(trials.n_units)
+    for fold, denoiser in zip(folds, denoisers, strict=True):
+        rows = np.isin(trials.condition, fold)
+        passed = (trials.values[rows] - trials.means.mean(axis=0)) @ denoiser.matrix(2.0).T
+        target = trials.values[rows] - trials.values[rows].mean(axis=0)
+        other = passed.reshape(-1, 2, trials.n_units)[:, ::-1].reshape(passed.shape)
+        other -= other.mean(axis=0)
+        saved += (2 * target * other - other**2).sum(axis=0)
+        total += (target**2).sum(axis=0)
+    np.testing.assert_allclose(found.gain, saved / total, rtol=1e-6)
 
 
 def test_a_denoiser_with_gains_is_the_same_map_folded(simulate: Callable[..., Any]) -> None:
