@@ -171,8 +171,8 @@ def expected_files(app: App, plan: RunPlan, levels: tuple[str, ...]) -> list[str
     return sorted(files)
 
 
-def describe(app: App, config: RunConfig, plan: RunPlan) -> list[str]:
-    """Lines that ``--dry-run`` prints: the plan after ``#``, then each expected file on a line of its own."""
+def describe(app: App, config: RunConfig, plan: RunPlan, *, with_files: bool = True) -> list[str]:
+    """Lines that ``--dry-run`` prints: the plan after ``#``, then, where anything is done, each expected file on a line of its own."""
     lines = [f"# {app.command} v{app.version}, {' and '.join(config.levels)}: dry run, nothing is written"]
     for participant, jobs in plan.jobs.items():
         lines.append(f"# sub-{participant}: {len(jobs)} job{'s' if len(jobs) > 1 else ''}")
@@ -181,7 +181,7 @@ def describe(app: App, config: RunConfig, plan: RunPlan) -> list[str]:
             lines += [f"#     {line}" for line in job.summary()]
     for failure in plan.failures.values():
         lines.append(f"# sub-{failure.participant}: cannot be processed: {failure.reason.removeprefix(f'sub-{failure.participant}: ')}")
-    if plan.jobs or config.levels == ("group",):
+    if with_files:
         lines.append(f"# files in {config.output_dir}:")
         lines += expected_files(app, plan, config.levels)
     return lines

@@ -179,6 +179,24 @@ def test_what_is_not_there_is_refused_with_what_there_is(
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
 
+def test_a_dry_run_of_the_group_says_that_nobody_is_left(make_people: Any, people_spec: Any, run_align: Any, tmp_path: Path) -> None:
+    dataset = make_people(tmp_path / "psn", people_spec(people=("01", "02"), stimuli=14, test=4, own=0))
+    given = ("group", "--dry-run", "-w", tmp_path / "work", *COMMON)
+    run = run_align(dataset, tmp_path / "out", *given)
+    assert run.status == 0 and "group_align.tsv" in run.stdout, run.stdout + run.stderr
+    for path in dataset.rglob("*_trials.tsv"):
+        path.write_bytes(b"")
+    run = run_align(dataset, tmp_path / "out", *given)
+    assert run.status == 65, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert sum("cannot be processed" in line for line in lines) == 2 and all(line.startswith("#") for line in lines)
+    (tmp_path / "out" / "sub-03" / "func").mkdir(parents=True)
+    (tmp_path / "out" / "sub-03" / "func" / "sub-03_desc-prepared_trials.tsv").touch()
+    assert run_align(dataset, tmp_path / "out", *given).status == 0, "those who are prepared can be aligned"
+    assert run_align(dataset, tmp_path / "out", *given, "--participant-label", "01").status == 65
+    assert run_align(dataset, tmp_path / "other", *given, "--split-only").status == 0, "which takes nobody's responses"
+
+
 def test_folders_that_are_no_dataset_or_the_input_are_refused(make_people: Any, people_spec: Any, run_align: Any, tmp_path: Path) -> None:
     dataset = make_people(tmp_path / "many" / "psn", people_spec(people=("01",), stimuli=14, test=4, own=0))
     work = ("-w", tmp_path / "work", *COMMON)
