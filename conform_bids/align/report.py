@@ -35,6 +35,7 @@ from conform_bids.report.page import (
     make_anchor,
     write_page,
 )
+from conform_bids.wording import counted
 
 __all__ = ["describe_methods", "draw_scores", "methods", "write_group_report", "write_participant_report"]
 
@@ -313,7 +314,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     write_page(
         paths[1],
         title="Group report",
-        subtitle=f"conform-align: {len({each.entities['sub'] for each in aligned})} participants in a common functional space",
+        subtitle=f"conform-align: {counted(len({each.entities['sub'] for each in aligned}), 'participant')} in a common functional space",
         sections=[*sections, _methods_section(settings, about, found)],
         about=about,
         errors=problems,

@@ -12,6 +12,7 @@ from conform_bids.bids.names import natural_key
 from conform_bids.psn.report.participant import FitNumbers, find_fits, methods_section
 from conform_bids.psn.settings import PSNSettings
 from conform_bids.report.page import Cell, Item, Link, Note, Number, Section, Table, write_page
+from conform_bids.wording import counted
 
 __all__ = ["write_group_report"]
 
@@ -84,7 +85,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     write_page(
         paths[1],
         title="Group report",
-        subtitle=f"conform-psn: {len(fits)} fits of {n_people} participants",
+        subtitle=f"conform-psn: {counted(len(fits), 'fit')} of {counted(n_people, 'participant')}",
         sections=[Section("Overview", "overview", items), methods_section(settings, about)],
         about=about,
         errors=problems,
