@@ -5,7 +5,8 @@
 #
 # Arguments: BASE (a Debian whose python3 is 3.11 or newer), TORCH (cpu, or cuda for NVIDIA GPUs), VERSION and REVISION (labels).
 # pip reads its configuration from the base image and from PIP_* arguments. A wheel of torch without CUDA has to be what pip finds
-# for TORCH=cpu (PyTorch's own index of CPU wheels has it: --build-arg PIP_EXTRA_INDEX_URL=...); the build stops where it is not.
+# for TORCH=cpu (PyTorch's own index of CPU wheels has it: --build-arg PIP_EXTRA_INDEX_URL=...), and one with CUDA for TORCH=cuda
+# (which needs no other index); the build stops where it is not.
 
 ARG BASE=debian:bookworm-slim
 

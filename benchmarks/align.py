@@ -3,7 +3,8 @@
 ``python benchmarks/align.py --worlds B --stimuli 20 50 100 300 --noise 1 2 --seeds 11 12 13`` prints, for each method, the mean over
 units of correlation / noise ceiling (true reliability; units above .1), 1-of-150 identification in a parcel (chance .007), and CPU
 seconds; one left-out person a seed, five others. ``--shuffle`` shuffles that person's stimulus labels: everything must fall to chance.
-``--speed`` times 5 people x 10,000 units x 300 stimuli in 50 parcels, and extrapolates to 30 people x 91,000 x 1,000.
+``--speed`` times 5 people x 10,000 units x 300 stimuli in 50 parcels, and extrapolates to 30 people x 91,000 x 1,000;
+``--large 91000`` measures that whole (11 GB of disk), or fewer units or ``--people``: CPU seconds, and GB of memory that is not a file's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +88,17 @@ def _stored(values: np.ndarray, folder: Path | None) -> np.ndarray:
     return np.load(path, mmap_mode="r").T
 
 
-def _timing(
-    n_people: int, n_units: int, n_stimuli: int, side: tuple[int, int], name: str, margin: float, folder: Path | None = None
-) -> float:
-    """CPU seconds of a template with one setting, one thread; the sheet is 100 units wide."""
+@dataclass(frozen=True)
+class Sheet:
+    """People on a sheet of units, 100 units wide, in parcels of ``side``."""
+
+    people: list[PersonData]
+    places: np.ndarray
+    labels: np.ndarray
+
+
+def make_sheet(n_people: int, n_units: int, n_stimuli: int, side: tuple[int, int], folder: Path | None = None) -> Sheet:
+    """Responses of 40 latent dimensions and noise; in files of a folder, mapped, where there is one."""
     rng = np.random.default_rng(0)
     places = np.column_stack([axis.ravel() for axis in np.meshgrid(np.arange(n_units // 100), np.arange(100), indexing="ij")]).astype(float)
     labels = ((places[:, 0] // side[0]) * (100 // side[1]) + places[:, 1] // side[1] + 1).astype(int)
@@ -104,9 +113,14 @@ def _timing(
         )
         for _ in range(n_people)
     ]
+    return Sheet(people, places, labels)
+
+
+def _timing(sheet: Sheet, name: str, margin: float) -> float:
+    """CPU seconds of a template with one setting."""
     setting = Setting(dict.fromkeys(FAMILIES[1:], 20), dict.fromkeys(FAMILIES, 1.0), (2.5, 0.05))
     start = time.process_time()
-    fit_template(people, parcels_from_labels(labels, places, margin), METHODS[name], Compute(), places, setting)
+    fit_template(sheet.people, parcels_from_labels(sheet.labels, sheet.places, margin), METHODS[name], Compute(), sheet.places, setting)
     return time.process_time() - start
 
 
@@ -114,7 +128,8 @@ def speed() -> None:
     """Print CPU seconds on one thread, and what 30 people x 91,000 units x 1,000 stimuli would take and hold."""
     with limit_threads(1):
         for name, margin in (("procrustes", 0.0), ("stack", 0.0), ("stack", 2.0)):
-            seconds = min(_timing(5, 10_000, 300, (20, 10), name, margin) for _ in range(2))
+            sheet = make_sheet(5, 10_000, 300, (20, 10))
+            seconds = min(_timing(sheet, name, margin) for _ in range(2))
             print(f"5 x 10,000 x 300, 50 parcels, {name}, margin {margin:g}: {seconds:.2f} CPU s")
     whole, parts = 91_000, (2_000, 4_000)
     found = [_in_a_process(part) for part in parts]
@@ -126,8 +141,8 @@ def speed() -> None:
     )
 
 
-def large(n_units: int) -> None:
-    """CPU seconds, and the highest anonymous memory (GB) meanwhile, of 30 people whose responses are memory maps."""
+def large(n_units: int, n_people: int) -> None:
+    """CPU seconds, and the highest anonymous memory (GB) meanwhile, of people whose responses are memory maps."""
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:
@@ -136,9 +151,10 @@ def large(n_units: int) -> None:
             peak[0] = max(peak[0], int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) * 1024 / 1e9)
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
     with limit_threads(1), tempfile.TemporaryDirectory() as folder:
-        seconds = _timing(30, n_units, 1000, (20, 10), "stack", 2.0, Path(folder))
+        sheet = make_sheet(n_people, n_units, 1000, (20, 10), Path(folder))
+        watcher.start()
+        seconds = _timing(sheet, "stack", 2.0)
     done.set()
     watcher.join()
     print(seconds, peak[0])
@@ -161,10 +177,11 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=2.0)
     parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--large", type=int, metavar="UNITS", help=argparse.SUPPRESS)
+    parser.add_argument("--large", type=int, metavar="UNITS")
+    parser.add_argument("--people", type=int, default=30, help="With --large.")
     arguments = parser.parse_args()
     if arguments.large:
-        large(arguments.large)
+        large(arguments.large, arguments.people)
         return
     with limit_threads(1):
         speed() if arguments.speed else accuracy(arguments)

@@ -23,10 +23,12 @@ from conform_bids.options import Option, options_of
 __all__ = ["build_parser", "parse"]
 
 _EPILOG = (
+    "Every switch has an opposite, as --no-low-mem of --low-mem, which takes back what a configuration file says. "
     "Exit status: 0 all done; 1 some participants failed; 2 usage; 65 the dataset cannot be used; 66 an input is missing; "
     "70 a bug; 130, 143 interrupted."
 )
 _HAND_WRITTEN = {"memory_gb", "verbose"}
+_SAID_DEFAULT = re.compile(r"(?P<text>.*) \((?P<default>default: [^()]*)\)\.", re.DOTALL)
 _NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 
@@ -128,8 +130,11 @@ def _add(group: Any, section: str, entry: Option) -> None:
     flags = sorted((entry.flag, *entry.aliases), key=lambda flag: flag.startswith("--"))
     keywords: dict[str, Any] = {"dest": f"{section}.{entry.name}", "help": _help(entry)}
     if entry.kind is bool:
+        has_opposite = section != "actions"  # it takes back what a configuration file says, where actions do not stand
+        if has_opposite and entry.flag.startswith("--no-"):  # of the others it is --no-..., as the end of the help says
+            keywords["help"] += f" Opposite: {_opposite(entry)}."
         group.add_argument(*flags, action="store_false" if entry.default is True else "store_true", **keywords)
-        if section != "actions":  # the opposite takes back what a configuration file says, where actions do not stand
+        if has_opposite:
             keywords["help"] = argparse.SUPPRESS
             group.add_argument(_opposite(entry), action="store_true" if entry.default is True else "store_false", **keywords)
         return
@@ -171,7 +176,8 @@ def _add_by_hand(group: Any, section: str, entry: Option) -> None:
 
 
 def _help(entry: Option) -> str:
-    """Help text with unit, range and default."""
+    """Help text with unit, range, default and opposite, each once."""
+    said = _SAID_DEFAULT.fullmatch(entry.help)
     facts = []
     if entry.unit:
         facts.append(f"in {entry.unit}")
@@ -186,7 +192,10 @@ def _help(entry: Option) -> str:
     if entry.kind is not bool and entry.default not in (None, ()) and "default" not in entry.help:
         elements = entry.default if entry.many else (entry.default,)
         facts.append("default: " + " ".join(str(element) for element in elements))
-    text = f"{entry.help} ({'; '.join(facts)})" if facts else entry.help
+    if facts and said:
+        text = f"{said['text']} ({'; '.join([*facts, said['default']])})."
+    else:
+        text = f"{entry.help} ({'; '.join(facts)})" if facts else entry.help
     return text.replace("%", "%%")
 
 

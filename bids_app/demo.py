@@ -25,6 +25,8 @@ from conform_bids.simulate.settings import SimulationSettings
 
 __all__ = ["DemoApp", "find_apps", "main"]
 
+SCORED_FROM = 3
+"""People from which on conform-align has scores."""
 _CHAIN = ("glm", "psn", "align", "encode")
 
 
@@ -142,7 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         apps = _choose(find_apps(), asked)
         simulate(output / "dataset", settings)
-        return _run_apps(output, apps, app_options)
+        status = _run_apps(output, apps, app_options)
+        if status == 0 and settings.n_subjects < SCORED_FROM and any(app.name == "align" for app in apps):
+            print("\nconform-align has no scores here, as it leaves people out one at a time; in another folder,")
+            print(f"--subjects {SCORED_FROM} shows them.")
+        return status
     except ConformError as error:
         print(f"conform-demo: {error}", file=sys.stderr)
         return error.exit_code

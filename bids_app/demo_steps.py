@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from conform_bids.simulate.settings import SimulationSettings
+from conform_bids.wording import counted
 
 __all__ = ["add_app_options", "list_reports", "run_step", "simulate"]
 
@@ -35,7 +36,7 @@ def simulate(folder: Path, settings: SimulationSettings) -> None:
     print(f"Dataset: {folder}", flush=True)
     dataset = simulate_dataset(folder, settings)
     how = f"simulated in {time.monotonic() - start:.0f} s" if dataset.made else "there already, with the same settings"
-    print(f"  {len(dataset.participants)} participants, {how}; the truth is in {dataset.truth}", flush=True)
+    print(f"  {counted(len(dataset.participants), 'participant')}, {how}; the truth is in {dataset.truth}", flush=True)
 
 
 def run_step(module: str, arguments: Sequence[str], title: str) -> int:

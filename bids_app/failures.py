@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conform_bids.wording import counted
+
 __all__ = ["KILLED_ADVICE", "ParticipantFailure", "classify_exception", "classify_traceback", "failure_of", "read_crash_file"]
 
 KILLED_ADVICE = "give more with --mem, or use --low-mem; running again resumes"
@@ -170,6 +172,6 @@ def failure_of(participant: str, tracebacks: Sequence[tuple[str, str]], crash_fi
     reason, exit_code = gravest
     others = len(verdicts) - 1
     if others:
-        reason += f" (and {others} more failed node{'s' if others > 1 else ''})"
+        reason += f" (and {counted(others, 'more failed node')})"
     files = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in crash_files))
     return ParticipantFailure(participant, reason, exit_code, files)

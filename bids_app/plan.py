@@ -17,6 +17,7 @@ from bids_app.failures import ParticipantFailure
 from bids_app.messages import failure_from
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.jobs import Job, ParticipantPlan, Resources
+from conform_bids.wording import counted
 
 if TYPE_CHECKING:
     from conform_bids.bids.index import Dataset, Selection
@@ -171,17 +172,17 @@ def expected_files(app: App, plan: RunPlan, levels: tuple[str, ...]) -> list[str
     return sorted(files)
 
 
-def describe(app: App, config: RunConfig, plan: RunPlan) -> list[str]:
-    """Lines that ``--dry-run`` prints: the plan after ``#``, then each expected file on a line of its own."""
+def describe(app: App, config: RunConfig, plan: RunPlan, *, with_files: bool = True) -> list[str]:
+    """Lines that ``--dry-run`` prints: the plan after ``#``, then, where anything is done, each expected file on a line of its own."""
     lines = [f"# {app.command} v{app.version}, {' and '.join(config.levels)}: dry run, nothing is written"]
     for participant, jobs in plan.jobs.items():
-        lines.append(f"# sub-{participant}: {len(jobs)} job{'s' if len(jobs) > 1 else ''}")
+        lines.append(f"# sub-{participant}: {counted(len(jobs), 'job')}")
         for job in jobs:
-            lines.append(f"#   {job.name}: {len(job.inputs)} input files, {job.mem_gb:.1f} GB")
+            lines.append(f"#   {job.name}: {counted(len(job.inputs), 'input file')}, {job.mem_gb:.1f} GB")
             lines += [f"#     {line}" for line in job.summary()]
     for failure in plan.failures.values():
         lines.append(f"# sub-{failure.participant}: cannot be processed: {failure.reason.removeprefix(f'sub-{failure.participant}: ')}")
-    if plan.jobs or config.levels == ("group",):
+    if with_files:
         lines.append(f"# files in {config.output_dir}:")
         lines += expected_files(app, plan, config.levels)
     return lines

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
+from conform_bids.wording import counted
+
 __all__ = ["ProgressDisplay"]
 
 _LINE_INTERVAL_S = 30.0
@@ -49,7 +51,7 @@ class ProgressDisplay:
         if self._enabled:
             self._open_bar()
             if self._bar is None:
-                self._line(f"{total} nodes to run")
+                self._line(f"{counted(total, 'node')} to run")
 
     def update(self, node: str, status: str) -> None:
         """Take note that a node has begun (``start``), ended (``end``) or failed (``exception``)."""
@@ -96,7 +98,7 @@ class ProgressDisplay:
             now = f", running {_short(self._running)}"
         else:
             now = f", last {_short([node])}" if node else ""
-        return f"{self._done}/{self._total} nodes done{failed}, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} elapsed{now}"
+        return f"{self._done}/{counted(self._total, 'node')} done{failed}, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} elapsed{now}"
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from conform_bids.errors import UsageError
 from conform_bids.memory import available_memory_gb, cgroup_folders, number, read_text
+from conform_bids.wording import counted
 
 __all__ = ["available_cpus", "available_memory_gb", "parse_memory", "resolve_device"]
 
@@ -106,9 +107,7 @@ def resolve_device(requested: str, no_gpu: bool = False) -> str:
         return "cuda" if n_devices else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= n_devices:
-        raise UsageError(
-            f"--device {requested}: PyTorch finds {n_devices or 'no'} CUDA device{'s' if n_devices > 1 else ''} here; use --device cpu"
-        )
+        raise UsageError(f"--device {requested}: {_cuda_found(n_devices)}; use --device cpu")
     return device
 
 
@@ -123,6 +122,16 @@ def _cuda_device_count() -> int:
     except ImportError:
         return 0
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
+
+def _cuda_found(n_devices: int) -> str:
+    if n_devices:
+        return f"PyTorch finds {counted(n_devices, 'CUDA device')} here"
+    import torch
+
+    if torch.version.cuda is None:
+        return "PyTorch is installed without CUDA here"
+    return "PyTorch finds no CUDA device here (a container needs docker run --gpus all, or apptainer run --nv)"
 
 
 def _cpu_quota(quota: str, period: str) -> list[float]:

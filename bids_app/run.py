@@ -120,7 +120,7 @@ def run(app: App, config: RunConfig) -> int:
         return _reports_only(app, config, resources)
     datasets, plan = _plan(app, config, resources)
     if config.actions.dry_run:
-        return _dry_run(app, config, plan)
+        return _dry_run(app, config, datasets, plan)
     if config.execution.omp_nthreads is None and config.execution.use_plugin is None:  # a cluster has CPUs of its own
         resources = replace(resources, n_threads=share_threads(nprocs_of(config), sum(len(jobs) for jobs in plan.jobs.values())))
         plan = plan.with_threads(resources.n_threads)
@@ -195,11 +195,31 @@ def _open(app: App, config: RunConfig) -> tuple[Dataset, ...]:
     return (open_dataset(config.bids_dir, derivatives=derivatives, participants=asked, database_dir=database),)
 
 
-def _dry_run(app: App, config: RunConfig, plan: RunPlan) -> int:
+def _dry_run(app: App, config: RunConfig, datasets: Sequence[Dataset], plan: RunPlan) -> int:
     from bids_app.plan import describe
 
-    print("\n".join(describe(app, config, plan)))
-    return 0 if plan.jobs or config.levels == ("group",) else exit_code((), plan.failures)
+    status = _foreseen(app, config, datasets, plan)
+    print("\n".join(describe(app, config, plan, with_files=status == 0)))
+    return status
+
+
+def _foreseen(app: App, config: RunConfig, datasets: Sequence[Dataset], plan: RunPlan) -> int:
+    """Exit status of a dry run: that of a run for which nobody is left, else 0.
+
+    Raises
+    ------
+    MissingInputError
+        When the level group, alone, lacks people whom it needs.
+    """
+    from bids_app.record import participants_in
+
+    if plan.jobs:
+        return 0
+    if config.levels != ("group",):
+        return exit_code((), plan.failures)
+    there = participants_in(config.output_dir, _group_labels(config, datasets), required=not app.group_reads)
+    usable = _usable_as_they_are(app, config)
+    return 0 if usable is None or usable.intersection(there) else exit_code((), plan.failures)
 
 
 def _process(app: App, config: RunConfig, resources: Resources, datasets: Sequence[Dataset], plan: RunPlan) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.errors import UnusableInputError
+from conform_bids.wording import counted
 
 __all__ = ["validate_raw"]
 
@@ -67,7 +68,7 @@ def validate_raw(raw: Path, participants: Sequence[str], sessions: Sequence[str]
         if len(errors) > _SHOWN:
             lines.append(f"and {len(errors) - _SHOWN} more")
         raise UnusableInputError(
-            f"{raw}: the BIDS validator finds {len(errors)} error{'s' if len(errors) > 1 else ''} "
+            f"{raw}: the BIDS validator finds {counted(len(errors), 'error')} "
             "(mend them, or use --skip-bids-validation):\n  " + "\n  ".join(lines)
         )
     return ()

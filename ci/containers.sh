@@ -52,9 +52,10 @@ stop_docker() {
     DOCKER_PID=""
 }
 
-# A minimal Debian that knows this machine's certificates and pip's configuration, in a folder.
-stand_in() { # suite, folder, packages
-    local suite=$1 folder=$2 include=${3:-} links
+# A minimal Debian that knows this machine's certificates and pip's configuration, in a folder. A folder of wheels, which may hold one of
+# torch without CUDA, goes along unless torch is to be the one with CUDA.
+stand_in() { # suite, folder, packages, cpu or cuda
+    local suite=$1 folder=$2 include=${3:-} torch=${4:-cpu} links
     debootstrap --variant=minbase ${include:+--include="$include"} "$suite" "$folder" >"$folder.log" 2>&1 || return 1
     local bundle="${SSL_CERT_FILE:-${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}}"
     [ -f "$bundle" ] && cp "$bundle" "$folder/etc/build-ca.pem"
@@ -63,18 +64,18 @@ stand_in() { # suite, folder, packages
         [ -f "$folder/etc/build-ca.pem" ] && echo "cert = /etc/build-ca.pem"
         python3 -m pip config list 2>/dev/null | sed -n "s/^global\.\(index-url\|trusted-host\)='\(.*\)'$/\1 = \2/p"
         links=$(python3 -m pip config list 2>/dev/null | sed -n "s/^.*find-links='\(.*\)'$/\1/p" | tail -1)
-        if [ -n "$links" ] && [ -d "$links" ]; then
+        if [ "$torch" = cpu ] && [ -n "$links" ] && [ -d "$links" ]; then
             mkdir -p "$folder$links" && cp -a "$links/." "$folder$links/" && echo "find-links = $links"
         fi
     } >"$folder/etc/pip.conf"
 }
 
 # Sets BASE to an image that can be built on.
-base_image() { # scratch folder, name for the stand-in
+base_image() { # scratch folder, name for the stand-in, cpu or cuda
     BASE=debian:bookworm-slim
     if docker image inspect "$BASE" >/dev/null 2>&1 || timeout 60 docker pull -q "$BASE" >/dev/null 2>&1; then return 0; fi
     say "no registry answers: a Debian from the package mirror stands in for $BASE"
-    stand_in bookworm "$1/base" || skip "no base image, and debootstrap finds no mirror"
+    stand_in bookworm "$1/base" "" "${3:-cpu}" || skip "no base image, and debootstrap finds no mirror"
     tar -C "$1/base" -c . | docker import - "$2" >/dev/null || fail "the base image could not be imported"
     rm -rf --one-file-system "$1/base"
     BASE=$2

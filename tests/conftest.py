@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from hypothesis import settings
+from interruptions import Interruption
 
 if TYPE_CHECKING:
     from conform_bids.simulate.dataset import SimulatedDataset
@@ -115,83 +114,6 @@ def run_app() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-class Interruption:
-    """What tests of signals, power cuts and full disks look at."""
-
-    @staticmethod
-    def check_whole(out: Path) -> None:
-        """No file under a final name is half written."""
-        import gzip
-        import json
-
-        import h5py
-        import nibabel as nib
-
-        for path in (path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")):
-            if path.name.endswith(".nii.gz"):
-                with gzip.open(path) as stream:
-                    image = nib.Nifti1Image.from_bytes(stream.read())
-                assert np.asarray(image.dataobj).shape == image.shape
-            elif path.suffix == ".json":
-                json.loads(path.read_text())
-            elif path.suffix == ".h5":
-                with h5py.File(path) as file:
-                    assert file.attrs
-            elif path.suffix == ".tsv":
-                assert path.read_text().endswith("\n"), path
-            elif path.suffix == ".html":
-                assert path.read_text().rstrip().endswith("</html>"), path
-
-    @staticmethod
-    def temporaries(out: Path) -> list[Path]:
-        """Files that a run has not put under their final names, and locks."""
-        return list(out.rglob(".conform-*")) + list(out.rglob(".conform.lock*"))
-
-    @staticmethod
-    def members(session: int) -> list[int]:
-        """Living processes of a session."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if int(fields[3]) == session and fields[0] != "Z":
-                    found.append(int(entry.name))
-        return found
-
-    def kill(self, session: int) -> None:
-        """Kill what is left of a session; what ends by itself meanwhile is no fault."""
-        for pid in self.members(session):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    @staticmethod
-    def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
-        """Wait until a running process has made a file."""
-        deadline = time.monotonic() + seconds
-        while not list(folder.glob(pattern)):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def end(self, process: subprocess.Popen[str], number: int) -> str:
-        """Send a signal: SIGKILL to all processes at once, as a power cut; others to the first. What was printed is returned."""
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            os.kill(process.pid, number)
-        shown, _ = process.communicate(timeout=60)
-        if number == signal.SIGKILL:
-            self.kill(process.pid)
-        deadline = time.monotonic() + 20
-        while self.members(process.pid):
-            assert time.monotonic() < deadline, "orphans"
-            time.sleep(0.1)
-        return str(shown)
 
 
 @pytest.fixture(scope="session")

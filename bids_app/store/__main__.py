@@ -13,6 +13,7 @@ from bids_app.environment import prepare_environment
 from conform_bids import __version__
 from conform_bids.bids.atomic import remove_left_behind
 from conform_bids.errors import ConformError, UsageError
+from conform_bids.wording import counted
 
 __all__ = ["main"]
 
@@ -201,7 +202,10 @@ def _append(given: argparse.Namespace) -> int:
 def _tell(release: Any, datasets: Sequence[Any]) -> int:
     diff = release.diff
     print(f"{release.path}: version {release.version}")
-    print(f"added: {len(diff['participants_added'])} people, {diff['n_trials_added']} trials, {diff['n_stimuli_added']} stimuli")
+    print(
+        f"added: {counted(len(diff['participants_added']), 'person', 'people')}, {counted(diff['n_trials_added'], 'trial')}, "
+        f"{counted(diff['n_stimuli_added'], 'stimulus', 'stimuli')}"
+    )
     if diff["stimuli_moved"]:
         print(f"{len(diff['stimuli_moved'])} stimuli that were there stand on another side of the split now (diff.json)")
     for note in release.notes:
@@ -241,7 +245,8 @@ def _features(given: argparse.Namespace) -> int:
     place = sorted({digest: row for row, digest in reversed(list(enumerate(table.sha256)))}.values())  # a content once
     kept = FeatureTable(table.values[place], ["n/a"] * len(place), [table.sha256[row] for row in place], table.card)
     write_features(kept, given.output)
-    print(f"{given.output}: {kept.n_features} features of {len(kept)} stimuli ({len(files)} files)")
+    n_features, n_stimuli = counted(kept.n_features, "feature"), counted(len(kept), "stimulus", "stimuli")
+    print(f"{given.output}: {n_features} of {n_stimuli} ({counted(len(files), 'file')})")
     return 0
 
 
@@ -284,7 +289,8 @@ def _split(given: argparse.Namespace) -> int:
         configs=_configs(given),
     )
     sizes = result.stimuli.drop_duplicates("content_id")["split"].value_counts()
-    print(", ".join(f"{count} {side}" for side, count in sizes.items()) + f" of {len(result.stimuli)} stimuli by name")
+    n_stimuli = counted(len(result.stimuli), "stimulus", "stimuli")
+    print(", ".join(f"{count} {side}" for side, count in sizes.items()) + f" of {n_stimuli} by name")
     for path in result.files:
         print(path)
     return 0
@@ -311,7 +317,7 @@ def _show(given: argparse.Namespace) -> int:
     print(coverage(store).to_string(index=False, na_rep="n/a"))
     print(split_sizes(store).to_string(index=False))
     groups = duplicate_groups(store)
-    print(f"{groups['content_id'].nunique()} groups of stimuli that are the same, or nearly")
+    print(f"{counted(groups['content_id'].nunique(), 'group')} of stimuli that are the same, or nearly")
     return 0
 
 

@@ -182,12 +182,14 @@ def _tell(release: Release) -> None:
 def write_only_split(output_dir: Path, settings: AlignSettings, inputs: GroupInputs, seed: int) -> list[Path]:
     """Write ``split.tsv`` of the stimuli of all datasets; the files."""
     output_dir.mkdir(parents=True, exist_ok=True)
+    datasets = find_datasets(inputs)
     result = write_split(
-        {dataset.name: dataset.path for dataset in find_datasets(inputs)},
+        {dataset.name: dataset.path for dataset in datasets},
         output_dir,
         Sameness(threshold=settings.store_threshold),
         seed=seed,
         split=_split_file(settings),
         features=settings.store_features,
+        raw={dataset.name: dataset.derivatives["raw"] for dataset in datasets if "raw" in dataset.derivatives},
     )
     return [Path(path) for path in result.files]

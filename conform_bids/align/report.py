@@ -1,4 +1,4 @@
-"""What a person sees of an alignment: figures, the participant's page, the group's table and page, the methods text."""
+"""What a person sees of an alignment: figures, the participant's page, the group's table and page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from conform_bids.align.report_methods import describe_methods
 from conform_bids.align.settings import AlignSettings
-from conform_bids.align.tuning_weights import ENCODE, asks_for_weights
+from conform_bids.align.tuning_weights import ENCODE
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key, parse_name, relative_path
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.spaces import Space
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError
-from conform_bids.report.citations import Methods
 from conform_bids.report.page import (
     Cell,
     Facts,
@@ -35,8 +35,9 @@ from conform_bids.report.page import (
     make_anchor,
     write_page,
 )
+from conform_bids.wording import counted
 
-__all__ = ["describe_methods", "draw_scores", "methods", "write_group_report", "write_participant_report"]
+__all__ = ["draw_scores", "write_group_report", "write_participant_report"]
 
 _COLUMNS = {
     "n_shared": ("Rows of the fit", 0),
@@ -313,7 +314,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     write_page(
         paths[1],
         title="Group report",
-        subtitle=f"conform-align: {len({each.entities['sub'] for each in aligned})} participants in a common functional space",
+        subtitle=f"conform-align: {counted(len({each.entities['sub'] for each in aligned}), 'participant')} in a common functional space",
         sections=[*sections, _methods_section(settings, about, found)],
         about=about,
         errors=problems,
@@ -338,76 +339,3 @@ def _methods_section(settings: AlignSettings, about: Mapping[str, str], found: S
     by_features = any("NumberOfSharedFeatures" in each.content or each.content.get("HasTuning") for each in found)
     text = describe_methods(settings, about.get("conform-align", __version__), [ENCODE] if by_features else ())
     return Section("Methods", "methods", [Text(text.text), Section("References", "references", [References(text.keys)])])
-
-
-_METHODS = {
-    "stack": (
-        "Each parcel was aligned by a non-negative combination of smoothed anatomy and three probabilistic shared response models "
-        "[@chen2015srm], whose maps have a zero-mean prior, a prior about the group's mean map, and one with a spatial kernel; their "
-        "dimensions, smoothing and weights were chosen by cross-validation over stimuli."
-    ),
-    "psrm": (
-        "Each parcel was aligned by a probabilistic shared response model [@chen2015srm]; dimensions were chosen by cross-validation over "
-        "stimuli."
-    ),
-    "srm": (
-        "Each parcel was aligned by the deterministic shared response model [@chen2015srm]; dimensions were chosen by cross-validation "
-        "over stimuli."
-    ),
-    "procrustes": (
-        "Each parcel was aligned by the rotation that brings a person's responses closest to a template, made in two iterations "
-        "[@haxby2011]."
-    ),
-    "ridge": "Each parcel's template was predicted from a person's responses by ridge regression; these maps are not invertible.",
-    "none": "People were put together by anatomy alone, smoothed by as much as predicts responses best.",
-}
-
-
-def describe_methods(settings: AlignSettings, version: str, given: Sequence[str] = ()) -> Methods:
-    """Describe the analysis; only what these settings use is named and cited.
-
-    Parameters
-    ----------
-    settings : AlignSettings
-    version : str
-    given : sequence of str
-        Names of ``-d``: weights of conform-encode change what maps are fitted on.
-    """
-    by_features = asks_for_weights(given)
-    how = (
-        "Maps were fitted to a template that had been made before and stayed as it was." if settings.template else _METHODS[settings.method]
-    )
-    parcels = {
-        "whole": "all units together",
-        "clusters": f"spatial clusters of about {settings.parcel_size} units",
-        "auto": f"spatial clusters of about {settings.parcel_size} units, or all together where there were too few for that",
-    }.get(settings.parcellation, "the parcels of an atlas")
-    on = "all stimuli that people share, held-out ones included" if settings.align_on == "all" else "the train stimuli that people share"
-    what = "their responses to stimuli that they share, which are the same by the content of their files, else by name within a dataset"
-    if by_features:
-        what = (
-            "the weights of encoding models of each person's own stimuli: rows of the data were features of these models, "
-            "so that people need not share any; responses were then brought to the template by the maps found so"
-        )
-        on = "the weights of the features that people's encoding models share"
-        how = how.replace("over stimuli", "over features")
-    parts = [
-        f"People were brought to a common functional space with conform-align {version}, a BIDS-App [@gorgolewski2016bids; "
-        f"@gorgolewski2017bidsapps], from {what}. {how}",
-    ]
-    if settings.template is None:
-        parts.append(f"Parcels were {parcels}, the same in all people, each with the units around it; maps were averaged there.")
-    parts.append(
-        f"Maps were fitted on {on}. Scores, where there were people and held-out stimuli enough, are of held-out stimuli: each person in "
-        "turn was left out of the template, and the person's own responses were predicted from the others', in units of the noise ceiling "
-        "[@allen2022nsd], beside smoothed anatomy and a control with shuffled stimuli."
-    )
-    parts.append(
-        "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with "
-        "NiBabel [@brett2024nibabel], computed with NumPy [@harris2020numpy] and SciPy [@virtanen2020scipy], and drawn with Matplotlib "
-        "[@hunter2007matplotlib]."
-    )
-    return Methods.of("\n\n".join(parts) + "\n")
-
-
-methods = describe_methods

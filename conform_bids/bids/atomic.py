@@ -10,6 +10,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -32,6 +33,7 @@ LOCK_TIMEOUT_S = 120.0
 STALE_LOCK_S = 600.0
 LEFT_BEHIND_S = 3600.0
 """Age at which a temporary file of a process that cannot be asked (on another machine, in another container) counts as left behind."""
+_HOLDER = "holder"
 _POLL_S = 0.05
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
@@ -56,7 +58,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     extension = "".join(final.name.lstrip(".").partition(".")[1:])
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{extension}")
+    temporary = final.with_name(_temporary_name(extension))
     try:
         yield temporary
         _flush(temporary)
@@ -71,8 +73,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(final.parent)
 
 
+def _temporary_name(extension: str = "") -> str:
+    """A name of its own that says whose it is, for `remove_left_behind`."""
+    return f"{TEMPORARY_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{extension}"
+
+
 def remove_left_behind(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Remove temporary files that processes left behind which were killed while they wrote; those of living ones stay.
+    """Remove temporary files, and folders of locks, that processes left behind which were killed meanwhile; those of living ones stay.
 
     Parameters
     ----------
@@ -86,14 +93,23 @@ def remove_left_behind(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     removed = []
     for given in map(Path, paths):
-        found = (Path(place, name) for place, _, names in os.walk(given) for name in names)
-        for path in found if given.is_dir() else (given,):
+        below = (Path(place, name) for place, folders, names in os.walk(given) for name in (*folders, *names))
+        for path in itertools.chain((given,), below):
             if path.name.startswith(TEMPORARY_PREFIX):
                 with contextlib.suppress(OSError):  # another run may be tidying up too, or it may not be ours to remove
                     if _is_left_behind(path):
-                        path.unlink()
+                        _remove_one(path)
                         removed.append(path)
     return removed
+
+
+def _remove_one(path: Path) -> None:
+    """Remove a file, or the folder of a lock, which holds nothing but the name of its holder."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    (path / _HOLDER).unlink(missing_ok=True)
+    path.rmdir()
 
 
 def _is_left_behind(path: Path) -> bool:
@@ -237,17 +253,16 @@ def _acquire_folder(root: Path, deadline: float) -> Any:
             _wait(path, deadline)
             continue
         with contextlib.suppress(OSError):
-            (path / "holder").write_text(f"{socket.gethostname()} {os.getpid()}\n", encoding="utf-8")
+            (path / _HOLDER).write_text(f"{socket.gethostname()} {os.getpid()}\n", encoding="utf-8")
         return lambda: _remove_folder(path)
 
 
 def _remove_folder(path: Path) -> None:
-    # renamed first, so that of two processes that find it stale only one removes it
-    aside = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}")
+    # renamed first, so that of two processes that find it stale only one removes it; the next run removes what a kill leaves here
+    aside = path.with_name(_temporary_name())
     with contextlib.suppress(OSError):
         path.rename(aside)
-        (aside / "holder").unlink(missing_ok=True)
-        aside.rmdir()
+        _remove_one(aside)
 
 
 def _wait(path: Path, deadline: float) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from conform_bids.glm.settings import GLMSettings
 from conform_bids.glm.single_trials import SingleTrialFit, collect_fit
 from conform_bids.numerics.hrf import HRFLibrary
 from conform_bids.options import from_mapping
+
+if TYPE_CHECKING:
+    from conform_bids.glm.numerics.outcome import FitResult
 
 __all__ = ["fit_single_trials"]
 
@@ -185,13 +188,17 @@ def fit_single_trials(
     engine_options = replace(fit_options(plan), ordinary=ordinary)
     compute = Compute(_device(device), _threads(n_threads), memory_gb * 1e9)
     result = fit_models(runs, design, library, assumed, engine_options, compute)
-    if not result.valid.any():
-        if result.near_zero.any():
-            raise ValueError(
-                "bold cannot be in percent: no unit has a mean above its own noise (is it standardised?); units='raw' needs none"
-            )
-        raise ValueError("bold cannot be fitted: no unit is finite and varies in half of the runs")
+    _check_fitted(result)
     return collect_fit(result, design, _trial_table(trials, sessions), library, settings.units)
+
+
+def _check_fitted(result: FitResult) -> None:
+    """Refuse a fit in which every unit was set aside."""
+    if result.valid.any():
+        return
+    if result.near_zero.any():
+        raise ValueError("bold cannot be in percent: no unit has a mean above its own noise (is it standardised?); units='raw' needs none")
+    raise ValueError("bold cannot be fitted: no unit is finite and varies in half of the runs")
 
 
 def _settings(models: Sequence[str] | str, options: Mapping[str, Any], **named: Any) -> GLMSettings:

@@ -14,6 +14,7 @@ from conform_bids.bids.names import build_name, clean_label, relative_path, side
 from conform_bids.bids.runs import PlannedRun
 from conform_bids.glm.settings import DENOISED_MODELS, GLMSettings
 from conform_bids.options import from_mapping, to_mapping
+from conform_bids.wording import counted
 
 __all__ = [
     "DENOISED_MODELS",
@@ -123,7 +124,7 @@ class Plan:
         several = f"sessions {', '.join(sessions)}" if sessions else "all runs"
         where = f"session {self.entities['ses']}" if "ses" in self.entities else several
         return (
-            f"task {self.entities.get('task', 'n/a')}, {where}, {space} ({self.kind}): {len(self.runs)} runs",
+            f"task {self.entities.get('task', 'n/a')}, {where}, {space} ({self.kind}): {counted(len(self.runs), 'run')}",
             f"models: {', '.join(self.models)}; about {self.mem_gb:.1f} GB",
             *self.notes,
         )

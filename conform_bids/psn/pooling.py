@@ -19,6 +19,7 @@ from conform_bids.psn.files import PlannedBetas
 from conform_bids.psn.numerics.engine_data import MIN_CONDITIONS, TrialSet
 from conform_bids.psn.numerics.sessions import warn_of_repeats
 from conform_bids.psn.settings import PSNSettings
+from conform_bids.wording import counted
 
 __all__ = ["NO_SPLIT", "PooledTrials", "pool_trials"]
 
@@ -191,7 +192,7 @@ def _check_repeats(pooled: PooledTrials, betas: Sequence[PlannedBetas]) -> None:
         raise UnusableInputError(f"{where}: no condition is for training, so there is nothing to fit the denoiser on")
     if not repeats.any():
         kind = "train condition" if pooled.split_given else "condition"
-        count = f"{len(pooled.trials)} trials of {len(pooled.conditions)} conditions"
+        count = f"{counted(len(pooled.trials), 'trial')} of {counted(len(pooled.conditions), 'condition')}"
         raise UnusableInputError(f"{where}: no {kind} repeats ({count}); signal and noise can only be told apart by repeats")
     if train.sum() < MIN_CONDITIONS:
         raise UnusableInputError(f"{where}: signal and noise need at least {MIN_CONDITIONS} train conditions; there are {train.sum()}")

@@ -22,6 +22,7 @@ from conform_bids.numerics.compute import Compute
 from conform_bids.psn.files import Plan, recorded_settings
 from conform_bids.psn.load import LoadedBetas
 from conform_bids.psn.numerics.engine import EngineOptions, EngineResult, ParcelDecomposition, TrialSet, denoise_parcels
+from conform_bids.wording import counted
 
 __all__ = ["MAX_COMPONENTS", "STATUS", "fit_and_store", "fit_options"]
 
@@ -276,6 +277,6 @@ def _summary(plan: Plan, loaded: LoadedBetas, result: EngineResult) -> dict[str,
 def _told(plan: Plan, summary: Mapping[str, Any]) -> Iterator[str]:
     """Lines for the log."""
     outcomes: Sequence[str] = [f"{count} {name}" for name, count in summary["n_parcels_by_outcome"].items()]
-    yield f"{plan.name}: {summary['n_parcels']} parcels ({', '.join(outcomes)})"
+    yield f"{plan.name}: {counted(summary['n_parcels'], 'parcel')} ({', '.join(outcomes)})"
     for note in summary["notes"]:
         yield f"{plan.name}: {note}"

@@ -51,8 +51,8 @@ class PSNSettings:
     )
     session_zscore: bool | None = option(
         None,
-        "Z-score each unit within each session before anything else, by mean and standard deviation of its train trials (default: where "
-        "there is more than one session; --no-session-zscore never).",
+        "Z-score each unit within each session before anything else, by mean and standard deviation of its train trials. "
+        "--no-session-zscore never does (default: where there is more than one session).",
         group=_INPUT,
     )
     keep_flagged: bool = option(

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from conform_bids.report.style import ACCENT, FAINT, PALETTE, finish_axes, new_figure, short_label, sparse_ticks
+from conform_bids.wording import counted
 
 __all__ = ["plot_onsets_and_repeats", "plot_raster"]
 
@@ -124,7 +125,7 @@ def plot_onsets_and_repeats(counts: Mapping[str, int], phase: NDArray[np.floatin
             left.yaxis.set_major_locator(MaxNLocator(integer=True))
             left.set_xlim(min(0.4, repeats.min() - 0.6), repeats.max() + 0.6)
             left.set_ylim(0, 1.12 * conditions.max(initial=1))
-            finish_axes(left, "Trials of a condition", "Conditions", f"Repeats ({len(counts):,} conditions)")
+            finish_axes(left, "Trials of a condition", "Conditions", f"Repeats ({counted(len(counts), 'condition')})")
         edges = np.linspace(0, repetition_time, 25)
         right.hist(np.clip(phase, 0, repetition_time), edges, color=ACCENT)
         right.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -22,6 +22,7 @@ from conform_bids.store.manifest import MANIFEST, file_sha256, version_folder
 from conform_bids.store.reading import Store
 from conform_bids.store.summary import SIDES, coverage, duplicate_groups, history, overlap, person_ceilings, split_by_dataset, split_sizes
 from conform_bids.store.verify import stimulus_leaks
+from conform_bids.wording import counted
 
 __all__ = ["write_store_report"]
 
@@ -79,7 +80,7 @@ def write_store_report(
         return write_page(
             Path(path),
             title=opened.manifest["settings"]["name"],
-            subtitle=f"A store of {people} {'person' if people == 1 else 'people'}, version {opened.version}",
+            subtitle=f"A store of {counted(people, 'person', 'people')}, version {opened.version}",
             sections=sections,
             about={**(about or {}), "Version of the store": opened.version, "SHA-256 of its manifest": digest},
             errors=(),
@@ -96,7 +97,7 @@ def _overview(store: Store, folder: Path) -> Section:
             ("Datasets", f"{len(table)}", ""),
             ("People", f"{len(store.participants):,}", ""),
             ("Trials", f"{len(store.trials):,}", ""),
-            ("Stimuli", f"{store.stimuli['content_id'].nunique():,}", f"by content; {len(store.stimuli):,} names"),
+            ("Stimuli", f"{store.stimuli['content_id'].nunique():,}", f"by content; {counted(len(store.stimuli), 'name')}"),
             ("Units", f"{store.n_units:,}", f"space {space}"),
             ("Size", f"{size / 1e9:,.1f} GB" if size > 1e9 else f"{size / 1e6:,.1f} MB", "all versions"),
         ]
@@ -158,7 +159,12 @@ def _split(store: Store) -> Section:
     sizes = split_sizes(store).set_index("split")
     share = sizes["stimuli"] / max(1, int(sizes["stimuli"].sum()))
     facts = [
-        (side.capitalize(), f"{sizes['stimuli'][side]:,} stimuli", f"{share[side]:.0%}; {sizes['trials'][side]:,} trials") for side in SIDES
+        (
+            side.capitalize(),
+            counted(sizes["stimuli"][side], "stimulus", "stimuli"),
+            f"{share[side]:.0%}; {counted(sizes['trials'][side], 'trial')}",
+        )
+        for side in SIDES
     ]
     facts.append(("Leaks", f"{len(leaks):,}", "stimuli on the wrong side, looked for anew"))
     items: list[Item] = [Facts(facts)]
@@ -245,7 +251,7 @@ def _duplicates(store: Store, folders: Mapping[str, Path | None], folder: Path) 
     sides = rows.groupby("content_id").agg(marks=("mark", "nunique"), datasets=("dataset", "nunique"))
     by = rows.drop_duplicates("content_id")["found_by"].str.split(", ").explode().value_counts()
     facts = [
-        ("Groups", f"{len(groups):,}", f"of {len(rows):,} names"),
+        ("Groups", f"{len(groups):,}", f"of {counted(len(rows), 'name')}"),
         ("In several datasets", f"{int((sides['datasets'] > 1).sum()):,}", ""),
     ]
     facts.append(("Marked differently", f"{int((sides['marks'] > 1).sum()):,}", "brought to one side"))

@@ -25,6 +25,7 @@ from conform_bids.store.manifest import file_record, latest_version, next_versio
 from conform_bids.store.participants import write_participant
 from conform_bids.store.settings import StoreSettings
 from conform_bids.store.tables import TABLES, read_table, write_table
+from conform_bids.wording import counted
 
 __all__ = ["Release", "append_release", "write_release"]
 
@@ -275,7 +276,8 @@ def _check_leaky_fits(draft: Draft, settings: StoreSettings) -> None:
     if leaky and settings.refuses_leaky_fits:
         (participant, _), count = next(iter(leaky.items()))
         raise UnusableInputError(
-            f"{participant}: its betas were fitted with {count} stimuli that are held out here ({len(leaky)} fits like this). Write "
+            f"{participant}: its betas were fitted with {counted(count, 'stimulus', 'stimuli')} held out here "
+            f"({counted(len(leaky), 'fit')} like this). Write "
             "split.tsv first (--split-only), and give it to the fits by --split"
         )
 
@@ -351,13 +353,15 @@ def _write_version(
 
 
 def _notes(draft: Draft, tables: dict[str, pd.DataFrame]) -> tuple[str, ...]:
-    notes = [f"{count} pairs of stimuli are the same by {name}" for name, count in draft.duplicates.items() if count and name != "name"]
+    notes = [
+        f"{counted(count, 'pair')} of the same stimuli by {name}" for name, count in draft.duplicates.items() if count and name != "name"
+    ]
     counts = tables["stimuli"].drop_duplicates("content_id")["split"].value_counts()
     if "test" not in counts:
         notes.append("no stimulus is held out: no dataset names test stimuli, and none were drawn")
     leaky = sum(count > 0 for count in draft.leaky_fits.values())
     if leaky:
-        notes.append(f"{leaky} fits could use stimuli that are held out here (column n_test_in_fit of fits)")
+        notes.append(f"{counted(leaky, 'fit')} could use stimuli that are held out here (column n_test_in_fit of fits)")
     stale = int((tables["fits"]["n_test_in_statistics"] > 0).sum())
     if stale:
         notes.append(f"{stale} groups of earlier versions were z-scored with trials that are test now (column n_test_in_statistics)")

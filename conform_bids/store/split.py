@@ -62,6 +62,7 @@ def write_split(
     features: Path | None = None,
     condition_column: str | None = None,
     configs: Mapping[str, DatasetConfig] | None = None,
+    raw: Mapping[str, str | Path] | None = None,
 ) -> SplitResult:
     """Write the split of the stimuli of datasets.
 
@@ -83,6 +84,8 @@ def write_split(
         Column of the events that names the stimulus; by default as in conform-glm.
     configs : mapping of str to DatasetConfig, optional
         Descriptions of datasets by name: which trials are test is theirs to say, from the whole dataset where it takes that.
+    raw : mapping of str to path, optional
+        Raw datasets of those of ``datasets`` that are derivatives, by name: as `shown_stimuli`, and for their ``stimuli/``.
 
     Raises
     ------
@@ -97,10 +100,13 @@ def write_split(
     for name, path in datasets.items():
         if not clean_name(name):
             raise UsageError(f"{name!r}: the name of a dataset is made of letters and digits")
-        config = (configs or {}).get(name)
-        shown = shown_stimuli(Path(path), condition_column) if config is None else dataset_trials(config, path).assign(stim_file="n/a")
+        config, origin = (configs or {}).get(name), (raw or {}).get(name)
+        if config is None:
+            shown = shown_stimuli(Path(path), condition_column, None if origin is None else Path(origin))
+        else:
+            shown = dataset_trials(config, path).assign(stim_file="n/a")
         frames.append(shown.assign(dataset=name))
-        folders[name] = find_stimuli_folder(path)
+        folders[name] = find_stimuli_folder(path if origin is None else origin)
     shown = pd.concat(frames, ignore_index=True)
     marks = {} if split is None else read_marks(split)
     known = shown[["dataset", "stim_id", "stim_file"]].assign(sha256="n/a")
@@ -131,8 +137,11 @@ def _has_stimuli(root: Path) -> bool:
     return folder.is_dir() and not any(folder.glob("sub-*_stimuli.tsv"))
 
 
-def shown_stimuli(root: Path, condition_column: str | None = None) -> pd.DataFrame:
+def shown_stimuli(root: Path, condition_column: str | None = None, raw: Path | None = None) -> pd.DataFrame:
     """What was shown in a dataset: participant_id, stim_id, stim_file, split; a row an event with a stimulus.
+
+    Where its raw dataset is named apart, the events of that one come first, as they name files of stimuli; the dataset itself adds stimuli
+    that they do not name, as trial tables have them that were made by another column.
 
     Raises
     ------
@@ -141,13 +150,22 @@ def shown_stimuli(root: Path, condition_column: str | None = None) -> pd.DataFra
     UnusableInputError
         Naming the file, when one is broken.
     """
-    if not root.is_dir():
-        raise MissingInputError(f"{root}: no such folder")
-    paths = sorted([*root.glob("*_events.tsv"), *root.glob("sub-*/**/*_events.tsv")])
-    rows = list(_of_events(paths, condition_column) if paths else _of_trials(root))
+    places = [root] if raw is None else [raw, root]
+    rows: list[tuple[str, str, str, str]] = []
+    for place in places:
+        if not place.is_dir():
+            raise MissingInputError(f"{place}: no such folder")
+        named = {stim_id for _, stim_id, _, _ in rows}
+        rows += [row for row in _shown_in(place, condition_column) if row[1] not in named]
     if not rows:
-        raise MissingInputError(f"{root}: neither events (*_events.tsv) nor trial tables (*_trials.tsv) that name a stimulus")
+        where = ", ".join(map(str, places))
+        raise MissingInputError(f"{where}: neither events (*_events.tsv) nor trial tables (*_trials.tsv) that name a stimulus")
     return pd.DataFrame(rows, columns=["participant_id", "stim_id", "stim_file", "split"])
+
+
+def _shown_in(root: Path, condition_column: str | None) -> Iterator[tuple[str, str, str, str]]:
+    paths = sorted([*root.glob("*_events.tsv"), *root.glob("sub-*/**/*_events.tsv")])
+    return _of_events(paths, condition_column) if paths else _of_trials(root)
 
 
 def _of_events(paths: list[Path], condition_column: str | None) -> Iterator[tuple[str, str, str, str]]:

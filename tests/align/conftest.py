@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
-import io
 import json
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import run_here
 
 SHAPE = (8, 6, 5)
 N_UNITS = int(np.prod(SHAPE))
@@ -163,20 +163,6 @@ def _save_person(folder: Path, stem: str, spec: PeopleSpec, trials: list[np.ndar
     _save(np.full((1, mean.shape[1]), 1 / spec.noise), folder, f"{stem}_{spec.space}_stat-ncsnr_desc-psn_statmap", spec, {})
 
 
-def run_here(*arguments: object) -> SimpleNamespace:
-    """Run conform-align in this process, one node after the other."""
-    from bids_app.align.__main__ import APP
-    from bids_app.run import main
-
-    typed = [*map(str, arguments), "--debug", "workflow"]
-    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
-        try:
-            status = main(APP, typed)
-        except SystemExit as ended:  # argparse
-            status = int(ended.code or 0)
-    return SimpleNamespace(status=status, stdout=output.getvalue(), stderr=errors.getvalue())
-
-
 @pytest.fixture(scope="session")
 def validator_errors(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[Any]]:
     """Errors of an output folder: of the stock validator, and of the extended schema with the short .bidsignore."""
@@ -222,4 +208,4 @@ def make_person() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def run_align() -> Callable[..., SimpleNamespace]:
-    return run_here
+    return functools.partial(run_here, "align")

@@ -186,6 +186,22 @@ class TestLock:
             assert left.exists()
         assert not left.exists()
 
+    def test_lock_of_a_run_killed_while_it_let_go_is_tidied_up_after(self, tmp_path: Path) -> None:
+        """Where there is no flock: the folder was renamed and not removed yet."""
+        program = (
+            "import fcntl, os, pathlib, signal; from conform_bids.bids.derivatives import lock_file\n"
+            "def refuse(*_): raise OSError(37, 'No locks available')\n"
+            "fcntl.flock = refuse; pathlib.Path.rmdir = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+            f"with lock_file({str(tmp_path)!r}): pass\n"
+        )
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+        (left,) = tmp_path.iterdir()
+        assert left.is_dir() and left.name.startswith(".conform-")
+        (tmp_path / f"{left.name}-other").mkdir()
+        (tmp_path / f"{left.name}-other" / "data").touch()
+        assert atomic.remove_left_behind([tmp_path]) == [left], "what holds anything else stays"
+        assert atomic.remove_left_behind([left]) == []
+
     def test_folder_that_cannot_be_written_to(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(UsageError, match="cannot be written to"), lock_file(tmp_path / "file"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_app.app import App
+from bids_app.app import App, find_app
 from bids_app.cli import build_parser, parse
 from bids_app.glm.__main__ import APP
 from bids_app.run_options import Actions, BIDSOptions, ExecutionOptions
@@ -230,6 +233,27 @@ def test_every_option_is_in_the_help_and_none_has_an_effect_by_default() -> None
             assert all(alias in text for alias in entry.aliases)
             if entry.kind is not Path and entry.name != "model":  # which follows from others
                 assert getattr(getattr(config, section), entry.name) == entry.default
+
+
+@pytest.mark.parametrize("app", sorted(point.name for point in entry_points(group="conform.apps")))
+def test_every_option_has_a_sentence_one_ending_and_an_opposite(app: str) -> None:
+    parser = build_parser(find_app(app))
+    for action in parser._actions:
+        told = (action.help or "").replace("%%", "%")
+        assert told == argparse.SUPPRESS or len(told.split()) > 2, f"{action.option_strings}: {told!r}"
+        assert not re.search(r"\(default: [^()]*\)\. \(", told), told
+        if any(flag.startswith("--no-") for flag in action.option_strings) and action.nargs == 0 and told != argparse.SUPPRESS:
+            assert "Opposite: --" in told or action.option_strings == ["--no-gpu"], told
+    assert "--no-low-mem" in " ".join(parser.format_help().split())
+
+
+def test_a_range_stands_with_a_default_in_words() -> None:
+    text = " ".join(build_parser(APP).format_help().split())
+    assert "at once (at least 1; default: those that this process may use)." in text
+    assert "(in %; default: found from the data)." in text
+    assert "Opposite: --autoscale." in text
+    psn = " ".join(build_parser(find_app("psn")).format_help().split())
+    assert "Opposite: --rescale." in psn and "--no-session-zscore never does (default: where" in psn
 
 
 def test_the_toy_app_has_the_same_spine(toy: ModuleType) -> None:

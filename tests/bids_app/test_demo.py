@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bids_app import demo
 from bids_app.demo import DemoApp, find_apps, main
+from conform_bids.align.scoring import why_no_scores
 
 SMALL = ["--subjects", "1", "--sessions", "1", "--runs", "1", "--stimuli", "4", "--test-fraction", "0", "--voxel-size", "12"]
 SMALL += ["--file-formats", "nifti"]
@@ -149,6 +152,23 @@ def test_chosen_apps_run_alone_in_their_usual_order(
     printed = capfd.readouterr().out
     assert printed.index("'--is', 'first'") < printed.index("'--is', 'third'")
     assert "'--is', 'second'" not in printed
+
+
+@pytest.mark.parametrize(("people", "apps", "told"), [(2, ("glm", "align"), True), (2, ("glm",), False), (3, ("glm", "align"), False)])
+def test_what_takes_more_people_is_said(
+    people: int, apps: tuple[str, ...], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp(name, "none", ()) for name in apps])
+    monkeypatch.setattr(demo, "simulate", lambda folder, settings: None)
+    assert main([str(tmp_path / "out"), "--subjects", str(people)]) == 0
+    assert ("conform-align has no scores here" in capsys.readouterr().out) == told
+
+
+def test_as_many_people_as_the_demo_says_are_scored() -> None:
+    for count in (demo.SCORED_FROM - 1, demo.SCORED_FROM):
+        gathered: Any = SimpleNamespace(people=range(count), test=[])
+        missing = why_no_scores(gathered)
+        assert missing is not None and ("three or more" in missing) == (count < demo.SCORED_FROM)
 
 
 def test_an_app_that_is_not_installed_is_named_before_anything_is_written(

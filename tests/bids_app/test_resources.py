@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,8 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "_cuda_device_count", lambda: 2)
     assert [resolve_device(name) for name in ("cpu", "auto", "cuda", "cuda:1", " CUDA:0 ")] == ["cpu", "cuda", "cuda", "cuda:1", "cuda:0"]
     assert resolve_device("auto", no_gpu=True) == "cpu"
+    with pytest.raises(UsageError, match="finds 2 CUDA devices here"):
+        resolve_device("cuda:2")
     for wrong in ("gpu", "cuda:", "cuda:-1", "cuda:2", "mps", ""):
         with pytest.raises(UsageError, match="--device"):
             resolve_device(wrong)
@@ -136,8 +139,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda", no_gpu=True)
     monkeypatch.setattr(resources, "_cuda_device_count", lambda: 0)
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(UsageError, match="no CUDA device"):
-        resolve_device("cuda")
+    for built, told in ((None, "installed without CUDA"), ("13.0", "no CUDA device here.*--gpus all")):
+        monkeypatch.setattr(torch.version, "cuda", built)
+        with pytest.raises(UsageError, match=told):
+            resolve_device("cuda")
 
 
 def test_auto_without_a_driver_imports_no_torch() -> None:

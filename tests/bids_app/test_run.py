@@ -206,6 +206,16 @@ def test_dry_run_fails_only_when_nothing_can_be_done(
     assert "# sub-01: cannot be processed" in capsys.readouterr().out
 
 
+def test_dry_run_of_a_group_needs_people(dataset: Path, tmp_path: Path, run_toy: RunToy, capsys: Any) -> None:
+    output = tmp_path / "out"
+    assert run_toy(dataset, output, "group", "--dry-run") == 66
+    assert "holds no participant" in capsys.readouterr().err
+    (output / "sub-02").mkdir(parents=True)
+    assert run_toy(dataset, output, "group", "--dry-run") == 0
+    assert "\nREADME.md\n" in capsys.readouterr().out
+    assert run_toy(dataset, output, "group", "--dry-run", "--participant-label", "01") == 66
+
+
 def test_boilerplate_only_writes_the_citation_alone(dataset: Path, tmp_path: Path, run_toy: RunToy) -> None:
     output = tmp_path / "out"
     assert run_toy(dataset, output, "participant", "--boilerplate-only", "--md-only-boilerplate") == 0

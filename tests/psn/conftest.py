@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import run_here
 
 SHAPE = (5, 5, 4)
 N_UNITS = int(np.prod(SHAPE))
@@ -153,20 +153,6 @@ def _trial_table(spec: BetaSpec, session: str | None, order: np.ndarray, generat
     return table if spec.column is None else table.assign(**{spec.column: splits})
 
 
-def run_here(*arguments: object) -> SimpleNamespace:
-    """Run conform-psn in this process, one node after the other."""
-    from bids_app.psn.__main__ import APP
-    from bids_app.run import main
-
-    typed = [*map(str, arguments), "--debug", "workflow"]
-    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
-        try:
-            status = main(APP, typed)
-        except SystemExit as ended:  # argparse
-            status = int(ended.code or 0)
-    return SimpleNamespace(status=status, stdout=output.getvalue(), stderr=errors.getvalue())
-
-
 @dataclass(frozen=True)
 class FileFit:
     """A job from files to files, done in this process."""
@@ -253,4 +239,4 @@ def fit_betas() -> Callable[..., list[FileFit]]:
 
 @pytest.fixture(scope="session")
 def run_psn() -> Callable[..., SimpleNamespace]:
-    return run_here
+    return functools.partial(run_here, "psn")

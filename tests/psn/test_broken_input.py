@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +14,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from broken_files import cell, dangle, executed, huge, pickled, table, truncate, values
 
-FLAG = "/tmp/conform-psn-robustness-executed"
 Change = Callable[[Path], Path]
 """Breaks a participant's folder; gives the file that has to be named."""
-
-
-class _Bomb:
-    """Executes when unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {FLAG}",)
-
-
-def _pickled(path: Path) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, np.array([_Bomb()], dtype=object), allow_pickle=True)
 
 
 def _on(pattern: str, change: Callable[[Path], object]) -> Change:
@@ -43,46 +29,6 @@ def _on(pattern: str, change: Callable[[Path], object]) -> Change:
         return path
 
     return apply
-
-
-def _truncate(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
-
-
-def _values(change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray | None = None) -> Callable[[Path], None]:
-    def apply(path: Path) -> None:
-        image = nib.load(path)
-        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine if affine is None else affine), path)
-
-    return apply
-
-
-def _huge(path: Path) -> None:
-    raw = bytearray(gzip.decompress(path.read_bytes()))
-    struct.pack_into("<8h", raw, 40, 4, 30000, 30000, 30000, 30000, 1, 1, 1)
-    path.write_bytes(gzip.compress(bytes(raw)))
-
-
-def _dangle(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("../../.git/annex/objects/MD5E-s1--0/MD5E-s1--0")
-
-
-def _table(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
-    def apply(path: Path) -> None:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        change(table).to_csv(path, sep="\t", index=False)
-
-    return apply
-
-
-def _cell(column: str, value: str) -> Callable[[Path], None]:
-    def change(table: pd.DataFrame) -> pd.DataFrame:
-        table.loc[6, column] = value
-        return table
-
-    return _table(change)
 
 
 def _in_both(pattern: str, change: Callable[[Path], object]) -> Change:
@@ -99,8 +45,8 @@ def _once(folder: Path) -> Path:
     """Every trial is of a condition of its own."""
     for session in ("01", "02"):
         (path,) = (folder / f"ses-{session}" / "func").glob(TRIALS)
-        names = lambda table, session=session: table.assign(stim_id=[f"{session}-{k:03d}" for k in range(len(table))])  # noqa: E731
-        _table(names)(path)
+        names = lambda rows, session=session: rows.assign(stim_id=[f"{session}-{k:03d}" for k in range(len(rows))])  # noqa: E731
+        table(names)(path)
     return folder / "ses-01" / "func"
 
 
@@ -108,61 +54,60 @@ def _elsewhere(path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "TrialTable": "bids::sub-nobody/func/none_trials.tsv"}))
 
 
-def _short(values: np.ndarray) -> np.ndarray:
-    return values[..., :-2]
+def _short(array: np.ndarray) -> np.ndarray:
+    return array[..., :-2]
 
 
-def _smaller(values: np.ndarray) -> np.ndarray:
-    return values[:-1]
+def _smaller(array: np.ndarray) -> np.ndarray:
+    return array[:-1]
 
 
-def _nan(values: np.ndarray) -> np.ndarray:
-    return np.full_like(values, np.nan)
+def _nan(array: np.ndarray) -> np.ndarray:
+    return np.full_like(array, np.nan)
 
 
 BETAS, SIDECAR, TRIALS = "*_stat-effect_desc-conform_statmap.nii.gz", "*_stat-effect_desc-conform_statmap.json", "*_trials.tsv"
 SCALE, MASK = "*_stat-scale_*.nii.gz", "*_mask.nii.gz"
 BROKEN: dict[str, tuple[Change, str]] = {
-    "truncated": (_on(BETAS, _truncate), "truncated"),
+    "truncated": (_on(BETAS, truncate), "truncated"),
     "noise": (_on(BETAS, lambda path: path.write_bytes(os.urandom(5000))), "cannot be read"),
     "zerobetas": (_on(BETAS, lambda path: path.write_bytes(b"")), "Empty file"),
-    "shortbetas": (_on(BETAS, _values(_short)), "46 maps"),
-    "othergrid": (_on(BETAS, _values(_smaller)), "grid"),
-    "otheraffine": (_on(BETAS, _values(np.array, np.diag([3.0, 3.0, 4.0, 1.0]))), "grid"),
-    "allnan": (_in_both(BETAS, _values(_nan)), "no unit has a finite value"),
-    "hugebetas": (_on(BETAS, _huge), "declares"),
-    "danglebetas": (_on(BETAS, _dangle), "datalad get"),
-    "picklebetas": (_on(BETAS, _pickled), "cannot be read"),
-    "truncatedscale": (_on(SCALE, _truncate), "truncated"),
-    "maskgrid": (_on(MASK, _values(_smaller)), "grid"),
+    "shortbetas": (_on(BETAS, values(_short)), "46 maps"),
+    "othergrid": (_on(BETAS, values(_smaller)), "grid"),
+    "otheraffine": (_on(BETAS, values(np.array, np.diag([3.0, 3.0, 4.0, 1.0]))), "grid"),
+    "allnan": (_in_both(BETAS, values(_nan)), "no unit has a finite value"),
+    "hugebetas": (_on(BETAS, huge), "declares"),
+    "danglebetas": (_on(BETAS, dangle), "datalad get"),
+    "picklebetas": (_on(BETAS, pickled), "cannot be read"),
+    "truncatedscale": (_on(SCALE, truncate), "truncated"),
+    "maskgrid": (_on(MASK, values(_smaller)), "grid"),
     "notable": (_on(TRIALS, Path.unlink), "no such file"),
     "emptytable": (_on(TRIALS, lambda path: path.write_bytes(b"")), "empty"),
-    "pickletable": (_on(TRIALS, _pickled), "not a text file"),
-    "nocolumn": (_on(TRIALS, _table(lambda table: table.drop(columns="stim_id"))), "stim_id"),
-    "textonset": (_on(TRIALS, _cell("onset", "soon")), ":8"),
-    "oddsplit": (_on(TRIALS, _cell("split", "maybe")), ":8"),
+    "pickletable": (_on(TRIALS, pickled), "not a text file"),
+    "nocolumn": (_on(TRIALS, table(lambda rows: rows.drop(columns="stim_id"))), "stim_id"),
+    "textonset": (_on(TRIALS, cell("onset", "soon")), ":8"),
+    "oddsplit": (_on(TRIALS, cell("split", "maybe")), ":8"),
     "brokenjson": (_on(SIDECAR, lambda path: path.write_text("{")), "differ in units, by their sidecars"),
     "otherlink": (_on(SIDECAR, _elsewhere), "none_trials.tsv"),
     "norepeats": (_once, "no condition repeats (96 trials of 96 conditions)"),
-    "allflagged": (_in_both(TRIALS, _table(lambda table: table.assign(flag="collinear"))), "every trial is flagged"),
+    "allflagged": (_in_both(TRIALS, table(lambda rows: rows.assign(flag="collinear"))), "every trial is flagged"),
 }
 
 
-def _constant(values: np.ndarray) -> np.ndarray:
-    values = values.copy()
-    values[0, 0, 0], values[0, 0, 1], values[0, 0, 2] = np.nan, 3.0, np.inf
-    return values
+def _constant(array: np.ndarray) -> np.ndarray:
+    array[0, 0, 0], array[0, 0, 1], array[0, 0, 2] = np.nan, 3.0, np.inf
+    return array
 
 
-def _hostile(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(stim_id=["<script>alert(1)</script>" if name == "s03" else name for name in table["stim_id"]])
+def _hostile(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(stim_id=["<script>alert(1)</script>" if name == "s03" else name for name in rows["stim_id"]])
 
 
 ODD: dict[str, Change] = {
     "sound": _on(BETAS, lambda path: None),
-    "constant": _in_both(BETAS, _values(_constant)),
-    "bigscale": _in_both(BETAS, _values(lambda values: (values * 1e-6).astype(np.float32))),
-    "html": _in_both(TRIALS, _table(_hostile)),
+    "constant": _in_both(BETAS, values(_constant)),
+    "bigscale": _in_both(BETAS, values(lambda array: (array * 1e-6).astype(np.float32))),
+    "html": _in_both(TRIALS, table(_hostile)),
     "noscale": _in_both(SCALE, Path.unlink),
     "nomask": _in_both(MASK, Path.unlink),
 }
@@ -171,7 +116,6 @@ ODD: dict[str, Change] = {
 @pytest.fixture(scope="module")
 def many(make_betas: Any, beta_spec: Any, run_psn: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """All participants in one run; ``paths`` are the files that were broken."""
-    Path(FLAG).unlink(missing_ok=True)
     folder = tmp_path_factory.mktemp("many faults")
     faults = {**{label: change for label, (change, _) in BROKEN.items()}, **ODD}
     paths = {}
@@ -180,7 +124,7 @@ def many(make_betas: Any, beta_spec: Any, run_psn: Any, tmp_path_factory: pytest
         paths[label] = change(folder / "glm" / f"sub-{label}")
     flags = ("--method", "wiener", "-w", folder / "work", "--skip-bids-validation", "--nprocs", "1")
     done = run_psn(folder / "glm", folder / "out", "participant", *flags)
-    return SimpleNamespace(out=folder / "out", paths=paths, done=done, text=done.stdout + done.stderr)
+    return SimpleNamespace(folder=folder, out=folder / "out", paths=paths, done=done, text=done.stdout + done.stderr)
 
 
 @pytest.mark.slow
@@ -192,7 +136,7 @@ def test_exit_status_and_a_line_a_participant(many: SimpleNamespace) -> None:
         assert sum(line.startswith(f"conform-psn: sub-{label}: failed: ") for line in lines) == 1, many.text
     for label in ODD:
         assert f"conform-psn: sub-{label}: completed" in lines, many.text
-    assert not Path(FLAG).exists()
+    assert not executed(many.folder)
 
 
 @pytest.mark.slow

@@ -48,11 +48,7 @@ def test_an_end_from_outside_leaves_nothing_half(
 ) -> None:
     process = start_session(sys.executable, "-m", "bids_app.psn", dataset, tmp_path / "out", *FLAGS, "-w", tmp_path / "work")
     interruption.wait_for(stage, tmp_path, process)
-    shown = interruption.end(process, number)
-    assert process.returncode == status, shown
-    assert "Traceback" not in shown
-    assert number == signal.SIGKILL or not interruption.temporaries(tmp_path / "out")
-    interruption.check_whole(tmp_path / "out")
+    interruption.cut_off(process, number, status, tmp_path / "out")
     again = run_psn(dataset, tmp_path / "out", *FLAGS, "-w", tmp_path / "work")
     assert again.status == 0, again.stdout + again.stderr
     interruption.check_whole(tmp_path / "out")
@@ -74,13 +70,7 @@ def test_a_full_disk_is_named_and_a_second_run_completes(
     """The work folder fills while betas are turned into rows of units, or while results are stored."""
     folder = small_disk(name, size)
     done = run_app("psn", dataset, tmp_path / "out", *FLAGS, "-w", tmp_path / "work")
-    text = done.stdout + done.stderr
-    assert done.returncode == 1, text
-    assert "o space left on device" in text
-    assert str(folder) in text
-    assert "Traceback" not in text
-    interruption.check_whole(tmp_path / "out")
-    assert not interruption.temporaries(tmp_path / "out")
+    interruption.check_full(done, folder, tmp_path / "out")
     small_disk(name, "200m")
     again = run_psn(dataset, tmp_path / "out", *FLAGS, "-w", tmp_path / "work")
     assert again.status == 0, again.stdout + again.stderr

@@ -10,7 +10,10 @@ import pytest
 
 from conform_bids.psn.numerics.engine import EngineOptions, TrialSet, denoise_parcels
 from conform_bids.psn.report import curves
-from conform_bids.psn.settings import METHODS
+from conform_bids.psn.report.group import write_group_report
+from conform_bids.psn.report.participant import write_participant_report
+from conform_bids.psn.report.wording import AFTER
+from conform_bids.psn.settings import METHODS, PSNSettings
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -37,3 +40,10 @@ def test_strengths_of_denoising_are_named(method: str, monkeypatch: pytest.Monke
     counted = np.array_equal(kept["curve_0"][0], np.arange(len(kept["curve_0"][0])))
     assert named == ["Dimensions kept" if counted else "Weight of the noise"]
     assert (tmp_path / "calibration.svg").stat().st_size > 0
+
+
+def test_what_ceilings_after_denoising_are_not_is_said(tmp_path: Path) -> None:
+    (page,) = write_participant_report("01", tmp_path, PSNSettings(), {}, (), 4)
+    assert "how repeatable those are, not how much signal a unit has" in page.read_text()
+    _, page = write_group_report(tmp_path, (), PSNSettings(), {})
+    assert AFTER in page.read_text() and "conform-psn: 0 fits of 0 participants" in page.read_text()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import pickle
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,28 +13,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from broken_files import bare_pickle, dangle, executed, huge, patch_header, pickled, truncate
 
 pytestmark = pytest.mark.slow
 
 SPACE = "MNI152NLin2009cAsym"
-FLAG = "/tmp/conform-robustness-executed"
-
-
-class _Bomb:
-    """Executes when unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {FLAG}",)
-
-
-def _pickled_array(path: Path) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, np.array([_Bomb()], dtype=object), allow_pickle=True)
-
-
-def _truncate(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
 
 
 def _flip(path: Path) -> None:
@@ -44,12 +25,6 @@ def _flip(path: Path) -> None:
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
     path.write_bytes(bytes(content))
-
-
-def _patch_header(path: Path, offset: int, form: str, *values: float) -> None:
-    raw = bytearray(gzip.decompress(path.read_bytes()))
-    struct.pack_into(form, raw, offset, *values)
-    path.write_bytes(gzip.compress(bytes(raw)))
 
 
 def _shrink(path: Path, n_volumes: int) -> None:
@@ -84,11 +59,6 @@ def _other_affine(path: Path) -> None:
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([3.0, 3.0, 4.0, 1.0])), path)
 
 
-def _dangle(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("../../.git/annex/objects/MD5E-s1--0/MD5E-s1--0")
-
-
 def _as_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -109,7 +79,7 @@ def _text_in(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Break, str]] = {
-    "truncated": (_on("bold", "2", _truncate), "truncated"),
+    "truncated": (_on("bold", "2", truncate), "truncated"),
     "flipped": (_on("bold", "2", _flip), "corrupt"),
     "noise": (_on("bold", "2", lambda path: path.write_bytes(os.urandom(5000)) and None), "cannot be read"),
     "zerobold": (_on("bold", "2", lambda path: path.write_bytes(b"") and None), ""),
@@ -127,17 +97,17 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "maskaffine": (_on("mask", "2", _other_affine), ""),
     "maskempty": (_on("mask", "2", lambda path: _fill(path, 0)), "empty"),
     "boldgrid": (_on("bold", "2", _other_grid), ""),
-    "danglebold": (_on("bold", "2", _dangle), "datalad get"),
-    "danglemask": (_on("mask", "2", _dangle), "datalad get"),
-    "dangleevents": (_on("events", "2", _dangle), "datalad get"),
+    "danglebold": (_on("bold", "2", dangle), "datalad get"),
+    "danglemask": (_on("mask", "2", dangle), "datalad get"),
+    "dangleevents": (_on("events", "2", dangle), "datalad get"),
     "folderevents": (_on("events", "2", _as_folder), ""),
-    "hugedims": (_on("bold", "2", lambda path: _patch_header(path, 40, "<8h", 4, 30000, 30000, 30000, 30000, 1, 1, 1)), "declares"),
-    "hugemask": (_on("mask", "2", lambda path: _patch_header(path, 40, "<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1)), "declares"),
-    "negativedims": (_on("bold", "2", lambda path: _patch_header(path, 40, "<8h", 4, -6, 5, 4, 60, 1, 1, 1)), ""),
-    "farvoxels": (_on("bold", "2", lambda path: _patch_header(path, 108, "<f", 1e30)), ""),
-    "picklebold": (_on("bold", "2", _pickled_array), "cannot be read"),
-    "pickleevents": (_on("events", "2", _pickled_array), "not a text file"),
-    "pickleconfounds": (_on("confounds", "2", _pickled_array), "not a text file"),
+    "hugedims": (_on("bold", "2", huge), "declares"),
+    "hugemask": (_on("mask", "2", lambda path: patch_header(path, 40, "<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1)), "declares"),
+    "negativedims": (_on("bold", "2", lambda path: patch_header(path, 40, "<8h", 4, -6, 5, 4, 60, 1, 1, 1)), ""),
+    "farvoxels": (_on("bold", "2", lambda path: patch_header(path, 108, "<f", 1e30)), ""),
+    "picklebold": (_on("bold", "2", pickled), "cannot be read"),
+    "pickleevents": (_on("events", "2", pickled), "not a text file"),
+    "pickleconfounds": (_on("confounds", "2", pickled), "not a text file"),
 }  # fmt: skip
 
 
@@ -173,12 +143,11 @@ ODD: dict[str, tuple[Break, str]] = {
 @pytest.fixture(scope="module")
 def many(make: SimpleNamespace, run_glm: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """All participants in one run; ``paths`` are the files that were broken."""
-    Path(FLAG).unlink(missing_ok=True)
     folder = tmp_path_factory.mktemp("many faults")
     tiny = make.dataset(folder / "ds", (*BROKEN, *ODD))
     paths = {label: change(tiny, label, make) for label, (change, _) in {**BROKEN, **ODD}.items()}
     done = run_glm(tiny.root, folder / "out", "--model", "fithrf", "--confounds", "trans_x*", timeout=300)
-    return SimpleNamespace(tiny=tiny, out=folder / "out", paths=paths, done=done)
+    return SimpleNamespace(folder=folder, tiny=tiny, out=folder / "out", paths=paths, done=done)
 
 
 def test_exit_status_and_a_line_a_participant(many: SimpleNamespace) -> None:
@@ -199,8 +168,21 @@ def test_a_broken_file_is_named(label: str, many: SimpleNamespace) -> None:
     assert not list((many.out / f"sub-{label}").glob("func/*")), "a failed participant has no maps"
 
 
+def test_the_trap_snaps(tmp_path: Path) -> None:
+    """What the other tests look for would be there."""
+    bare_pickle(tmp_path / "bare")
+    pickled(tmp_path / "array.npy")
+    assert not executed(tmp_path)
+    pickle.loads((tmp_path / "bare").read_bytes())
+    assert executed(tmp_path)
+    (mark,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    mark.rmdir()
+    np.load(tmp_path / "array.npy", allow_pickle=True)
+    assert executed(tmp_path)
+
+
 def test_nothing_was_executed(many: SimpleNamespace) -> None:
-    assert not Path(FLAG).exists()
+    assert not executed(many.folder)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +196,11 @@ def test_pickles_are_refused_wherever_a_file_is_read(
     from conform_bids.bids.images import describe_bold, read_space
     from conform_bids.errors import UnusableInputError
 
-    Path(FLAG).unlink(missing_ok=True)
     path = tmp_path / name
     if wrapped:
-        _pickled_array(path)
+        pickled(path)
     else:
-        path.write_bytes(pickle.dumps(_Bomb(), protocol=0))
+        bare_pickle(path)
     options = {".toml": "--config-file", ".json": "--bids-filter-file", ".yml": "--use-plugin"}
     if path.suffix in options:
         plan_glm(pristine.root, tmp_path / "out", options[path.suffix], path).expect(2, options[path.suffix])
@@ -232,4 +213,4 @@ def test_pickles_are_refused_wherever_a_file_is_read(
             describe_bold(files)
         with pytest.raises(UnusableInputError, match=name):
             read_space(files, None, "fsLR")
-    assert not Path(FLAG).exists()
+    assert not executed(tmp_path)

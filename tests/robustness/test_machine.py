@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
@@ -20,8 +19,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from interruptions import Interruption
 
 pytestmark = pytest.mark.slow
+check_whole, temporaries, session_members = Interruption.check_whole, Interruption.temporaries, Interruption.members
 
 SPACE = "MNI152NLin2009cAsym"
 FAST = ("--model", "fithrf")
@@ -48,44 +49,6 @@ socket.socket = socket.SocketType = Guarded
 
 def betas(out: Path, label: str = "01") -> np.ndarray:
     return np.asarray(nib.load(out / f"sub-{label}" / BETAS.format(label)).dataobj)
-
-
-def check_whole(out: Path) -> None:
-    """No file under a final name is half written."""
-    for path in out.rglob("*"):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        if path.name.endswith(".nii.gz"):
-            with gzip.open(path) as stream:
-                content = stream.read()
-            image = nib.Nifti1Image.from_bytes(content)
-            assert np.asarray(image.dataobj).shape == image.shape
-        elif path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".tsv":
-            assert path.read_text().endswith("\n"), path
-        elif path.suffix == ".html":
-            assert path.read_text().rstrip().endswith("</html>"), path
-        elif path.suffix in (".svg", ".png", ".toml"):
-            assert path.stat().st_size > 0, path
-
-
-def temporaries(out: Path) -> list[Path]:
-    return list(out.rglob(".conform-*")) + list(out.rglob(".conform.lock*"))
-
-
-def session_members(session: int) -> dict[int, int]:
-    """Living processes of a session, and their parents."""
-    members = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                members[int(entry.name)] = int(fields[1])
-    return members
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,25 @@ def test_the_split_is_of_stimuli_alone(world: SimpleNamespace, tmp_path: Path) -
     assert not (tmp_path / "out" / "store").exists()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_split_finds_stimuli_in_a_raw_dataset_that_lies_elsewhere(named: bool, world: SimpleNamespace, tmp_path: Path) -> None:
+    """As the raw dataset itself would be split, with what only the derivative names."""
+    glm = shutil.copytree(world.root / "one" / "derivatives" / "conform-glm", tmp_path / "one")
+    table = next(glm.rglob("*_trials.tsv"))
+    table.write_text(table.read_text().replace("a01.png", "of another column"))
+    words = ("-d", f"One={glm}", f"One.raw={world.root / 'one'}") if named else ("-d", f"raw={world.root / 'one'}")
+    for out, given in (("elsewhere", (glm, *words)), ("raw", (world.root / "one",))):
+        place, *more = given
+        run = align(place, tmp_path / out, "group", "-w", tmp_path / "work", "--split-only", *more)
+        assert run.status == 0, run.text
+    found, expected = (
+        pd.read_csv(tmp_path / out / "split.tsv", sep="\t").set_index("stim_id")[["split", "content_id"]] for out in ("elsewhere", "raw")
+    )
+    assert set(found.index) - set(expected.index) == {"of another column"}
+    pd.testing.assert_frame_equal(found.loc[expected.index], expected)
+    assert found.loc["a19.png", "split"] == "test", "what looks like a test stimulus is one"
+
+
 def test_spaces_marks_and_features_can_be_chosen(world: SimpleNamespace, tmp_path: Path, make_dataset: object) -> None:
     """The dataset has two spaces; s10 is test by the file; s20 and s21 are the same by their features."""
     marks = {f"s{k}": "test" if k < 13 else "train" for k in range(11, 30)} | {"s10": "train"}

@@ -299,7 +299,7 @@ def test_responses_to_conditions(tmp_path: Path, make_dataset: object) -> None:
     np.testing.assert_allclose(store.load(raw=True)[0][:, :7], betas[:, :7], atol=0.02)
     # s10 is held out here, and the denoiser was fitted on it
     (tmp_path / "split.tsv").write_text("stim_id\tsplit\ns10\ttest\n")
-    with pytest.raises(UnusableInputError, match="fitted with 1 stimuli that are held out"):
+    with pytest.raises(UnusableInputError, match="fitted with 1 stimulus held out"):
         write_release(inputs, tmp_path / "other", StoreSettings(source="psn"), split=tmp_path / "split.tsv")
     marked = write_release(inputs, tmp_path / "other", StoreSettings(source="psn", leaky_fits="mark"), split=tmp_path / "split.tsv")
     assert marked.notes and Store(tmp_path / "other").fits["n_test_in_fit"].tolist() == [1]

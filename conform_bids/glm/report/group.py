@@ -19,6 +19,7 @@ from conform_bids.glm.report.wording import describe_methods
 from conform_bids.glm.settings import GLMSettings
 from conform_bids.report.outliers import FEWEST_FITS, LARGEST_Z, standing_out
 from conform_bids.report.page import Cell, Figure, Item, Link, Note, Number, References, Section, Table, Text, write_page
+from conform_bids.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +109,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
             Section("Methods", "methods", [Text(methods.text), references]),
         ]
         n_people = len({fit.entities["sub"] for fit in fits})
-        subtitle = f"conform-glm: {len(fits)} fits of {n_people} participants"
+        subtitle = f"conform-glm: {counted(len(fits), 'fit')} of {counted(n_people, 'participant')}"
         write_page(paths[1], title="Group report", subtitle=subtitle, sections=sections, about=about, errors=problems)
     return paths
 

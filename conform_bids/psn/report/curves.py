@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from conform_bids.report.style import ACCENT, FAINT, INK, MUTED, PALETTE, finish_axes, new_figure
+from conform_bids.wording import counted
 
 __all__ = ["plot_calibration", "plot_likelihoods", "plot_reliability", "plot_spectra"]
 
@@ -79,7 +80,7 @@ def plot_calibration(curves: Mapping[str, FloatArray], method: str, path: Path) 
                 best.append((x[place], y[place]))
         at = np.array(best or np.empty((0, 2)))
         shown = np.isfinite(at).all(axis=1) & ((at[:, 0] > 0) | dimensions)
-        axes.scatter(at[shown, 0], at[shown, 1], s=18, color=_WARN, linewidths=0, zorder=3, label=f"best ({len(at)} parcels)")
+        axes.scatter(at[shown, 0], at[shown, 1], s=18, color=_WARN, linewidths=0, zorder=3, label=f"best ({counted(len(at), 'parcel')})")
         axes.axhline(0, color=MUTED, linewidth=1)
         if not dimensions:
             axes.set_xscale("log")
@@ -159,7 +160,7 @@ def plot_reliability(parcels: pd.DataFrame, null: pd.DataFrame, path: Path) -> P
         strips.set_xlim(-0.5, len(names) - 0.3)
         if strips.get_ylim()[1] < 0.2:
             strips.set_ylim(min(-0.2, strips.get_ylim()[0]), 0.2)
-        finish_axes(strips, "", "Odd-even r", f"Null check: repeats shuffled ({len(null)} parcels)", grid="y")
+        finish_axes(strips, "", "Odd-even r", f"Null check: repeats shuffled ({counted(len(null), 'parcel')})", grid="y")
     return path
 
 

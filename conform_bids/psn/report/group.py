@@ -10,8 +10,10 @@ import pandas as pd
 from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key
 from conform_bids.psn.report.participant import FitNumbers, find_fits, methods_section
+from conform_bids.psn.report.wording import AFTER
 from conform_bids.psn.settings import PSNSettings
 from conform_bids.report.page import Cell, Item, Link, Note, Number, Section, Table, write_page
+from conform_bids.wording import counted
 
 __all__ = ["write_group_report"]
 
@@ -76,15 +78,15 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
         rows.append([link, fit.title, *(_number(fit, metric, decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
     caption = (
-        "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; after: cross-fitted; "
-        "shuffled: the same where nothing repeats, which should be 0 within error. group_psn.tsv has more columns."
+        "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; shuffled: the same where "
+        f"nothing repeats, which should be 0 within error. {AFTER} group_psn.tsv has more columns."
     )
     items.append(Table(["Participant", "Fit", *(head for head, _ in _COLUMNS.values() if head)], rows, caption))
     n_people = len({fit.entities["sub"] for fit in fits})
     write_page(
         paths[1],
         title="Group report",
-        subtitle=f"conform-psn: {len(fits)} fits of {n_people} participants",
+        subtitle=f"conform-psn: {counted(len(fits), 'fit')} of {counted(n_people, 'participant')}",
         sections=[Section("Overview", "overview", items), methods_section(settings, about)],
         about=about,
         errors=problems,

@@ -11,7 +11,7 @@ from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.tables import parse_number, read_tsv
 from conform_bids.errors import ConformError
-from conform_bids.psn.report.wording import describe_methods
+from conform_bids.psn.report.wording import AFTER, describe_methods
 from conform_bids.psn.settings import PSNSettings
 from conform_bids.report.page import Cell, Facts, Figure, Item, Note, Number, References, Section, Table, Text, make_anchor, write_page
 
@@ -21,11 +21,16 @@ _FIGURES = {
     ("noiseceiling", "trialavg"): ("Noise ceiling before denoising", "Share of the variance of trial averages that is signal."),
     ("noiseceiling", "psn"): (
         "Noise ceiling after denoising",
-        "The same of denoised responses, each from a denoiser that never saw its condition; colours as in the map before. A unit without "
-        "signal of its own keeps a small response that it shares with its neighbours: reproducible, hence a high ceiling. Where units "
-        "predict their own held-out trials is what the map of the gain shows.",
+        "How repeatable the denoised responses are, each from a denoiser that never saw its condition; colours as in the map before. It is "
+        "not how much signal a unit has: denoising leaves a unit without signal of its own a small response that its neighbours share, "
+        "which is repeatable, hence a high ceiling. Where there is signal is what the map before shows, and where denoising predicts a "
+        "unit's own held-out trials the map of the gain.",
     ),
-    ("", "ceilings"): ("Noise ceilings over units", "After should lie to the right of before; where it does not, denoising does not help."),
+    ("", "ceilings"): (
+        "Noise ceilings over units",
+        "Denoised responses should be more repeatable than trial averages: after lies to the right of before, or denoising does not help. "
+        "How far to the right says little, as units without signal move there, too.",
+    ),
     ("", "reliability"): (
         "Reliability, cross-fitted, and its null",
         "Odd-even correlation over conditions, median over the units of each parcel; after: by denoisers that never saw the condition. At "
@@ -187,7 +192,7 @@ def _summary(fits: Sequence[FitNumbers], remarks: Sequence[Item]) -> Section:
         ]
         for fit in fits
     ]
-    items.append(Table(columns, rows, "Ceilings: medians over units; odd-even r: median over parcels; after: cross-fitted."))
+    items.append(Table(columns, rows, f"Ceilings: medians over units; odd-even r: median over parcels. {AFTER}"))
     return Section("Summary", "summary", items)
 
 

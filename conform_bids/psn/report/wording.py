@@ -5,7 +5,13 @@ from __future__ import annotations
 from conform_bids.psn.settings import PSNSettings
 from conform_bids.report.citations import Methods
 
-__all__ = ["describe_methods", "methods"]
+__all__ = ["AFTER", "describe_methods", "methods"]
+
+AFTER = (
+    "What is after denoising is of cross-fitted responses, and says how repeatable those are, not how much signal a unit has: units "
+    "without signal keep what they share with others, which repeats, too."
+)
+"""What a ceiling or a correlation after denoising is, and is not."""
 
 _METHODS = {
     "stacked": (
@@ -102,7 +108,8 @@ def _quality(settings: PSNSettings) -> str:
     return (
         "The noise ceiling is the share of the variance of condition responses that is signal [@allen2022nsd]. After "
         "denoising, it and every "
-        f"reliability were computed on responses that were denoised by a fit to other conditions ({settings.n_folds} folds)."
+        f"reliability were computed on responses that were denoised by a fit to other conditions ({settings.n_folds} folds), and say how "
+        "repeatable those are, not how much signal a unit has."
     )
 
 
