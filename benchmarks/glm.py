@@ -258,7 +258,8 @@ def main() -> None:
     for name in arguments.sizes:
         for label in arguments.models:
             for threads in arguments.threads:
-                measure(name, SIZES[name], label, threads, arguments.memory)
+                size = replace(SIZES[name], fitted=None) if arguments.all_units else SIZES[name]
+                measure(name, size, label, threads, arguments.memory)
 
 
 if __name__ == "__main__":
