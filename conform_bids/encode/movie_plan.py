@@ -70,7 +70,7 @@ def plan_movies(
     tables : tuple of Path
         Of features.
     stimuli_dir : Path or None
-        Where a backbone finds the movies; by default, where there is one, stimuli/ of the raw dataset.
+        Where the files of the movies are.
 
     Raises
     ------
@@ -83,8 +83,6 @@ def plan_movies(
     """
     series = find_bold(dataset, participant, selection)
     _check_one_space(series)
-    if stimuli_dir is None and dataset.raw is not None and (dataset.raw / "stimuli").is_dir():
-        stimuli_dir = dataset.raw / "stimuli"  # what a movie is, by content, counts for tables of features, too
     if all(found.events is None for found in series):
         raise MissingInputError(f"sub-{participant}: no run has events, so nothing says which movie was shown when")
     warnings = [warning for found in series for warning in found.warnings]
