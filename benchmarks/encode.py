@@ -26,6 +26,7 @@ from conform_bids.encode.numerics.incontext import InContextModel
 from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
+from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
 from conform_bids.encode.numerics.worlds import World, WorldSize, in_family_world, out_of_family_world
 from conform_bids.encode.numerics.worlds_continua import combination_world, retinotopic_world
@@ -76,8 +77,7 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
             start = time.process_time()
             model = ENGINES[engine](world.training, seed)
             taken = time.process_time() - start
-            if isinstance(model, PriorModel) and model.options.pooling_rounds:
-                plain = replace(model, options=replace(model.options, pooling_rounds=0))
+            if (plain := _without_pooling(model)) is not None:
                 note(f"{engine}, per unit", [score(world, plain.adapt, k, draws) for k in CONTEXTS], taken)
                 engine = f"{engine}, pooled"
             note(engine, [score(world, model.adapt, k, draws) for k in CONTEXTS], taken)
@@ -93,6 +93,13 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
         cells = "".join(f" {value:.3f} ({part:.3f}) |" for value, part in zip(found.mean(axis=0), ratio, strict=True))
         taken = f"{np.mean(seconds[engine]):.1f}" if any(seconds[engine]) else "-"
         print(f"| {engine} | {taken} |{cells} {(found / best).min():.3f} |", flush=True)
+
+
+def _without_pooling(model: PopulationModel) -> PopulationModel | None:
+    """The model that looks at each unit by itself; None where it does so anyway."""
+    if isinstance(model, PriorModel) and model.options.pooling_rounds:
+        return replace(model, options=replace(model.options, pooling_rounds=0))
+    return replace(model, pools=False) if isinstance(model, UnrolledModel) and model.pools else None
 
 
 def falls(model: PopulationModel) -> str:

@@ -215,7 +215,7 @@ class EncodeSettings:
     )
     training_steps: int | None = option(
         None,
-        "Steps of training of a network, for each person left out and for the model itself (default: 2000 of unrolled, about a tenth of "
+        "Steps of training of a network, for each person left out and for the model itself (default: 2600 of unrolled, about a tenth of "
         "a second each on one core; 6000 of incontext, as long each; 200000 of --preset paper). A run that was interrupted goes on where "
         "it was.",
         minimum=1,
