@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conform_bids.bids.averages import table_of
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.images import read_space
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.responses import FoundResponses, find_responses
@@ -55,7 +56,8 @@ def plan_participant(
     if settings.is_movie:
         folder = find_stimuli(dataset, settings)
         return plan_movies(participant, dataset, selection, settings, resources, output_dir, tables, folder)
-    seen = _check_person(participant, settings)
+    person = SourcePerson.of(dataset, participant)
+    seen = _check_person(person.label, settings)
     folder = find_stimuli(dataset, settings)
     found = find_responses(
         dataset, participant, selection, makers=MAKERS, preferred=PREFERRED, desc=settings.input_desc, split=settings.split
@@ -67,8 +69,9 @@ def plan_participant(
         warnings += [f"{responses.labels}: {note}" for note in notes]
         has_split = responses.splits != {"n/a"}
         plan = Plan(
-            participant=participant,
-            entities=responses.entities,
+            participant=person.label,
+            source=person,
+            entities={**responses.entities, "sub": person.label},
             kind=responses.kind,
             desc=responses.desc,
             averaged=responses.averaged,
@@ -89,7 +92,7 @@ def plan_participant(
             device=resources.device,
         )
         jobs.append(_with_memory(plan))
-    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+    return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _check_person(participant: str, settings: EncodeSettings) -> list[str]:
