@@ -4,7 +4,7 @@
 each number of stimuli in a context, the mean correlation over units of predictions with the noiseless responses of new people, and in
 brackets its ratio to Bayes for each unit by itself; and the CPU seconds of training, and of networks whether the loss still falls.
 ``--guard KIND KIND`` prints how often the guard keeps a right prior and accepts a wrong one. ``--samples`` asks how many stimuli ridge
-needs for what a population model reaches with 100.
+needs for what a population model reaches with 100. ``--whole-brain`` prints the time and memory of a whole brain in context.
 
 Bayes is exact in the world ``in`` and approximated by samples elsewhere (``--manifold-samples``). An engine is a line of `ENGINES`: a
 function of the training people and the seed.
@@ -13,6 +13,7 @@ function of the training people and the seed.
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,11 +21,12 @@ from dataclasses import replace
 import numpy as np
 
 from conform_bids.encode.numerics.baselines import ridge
-from conform_bids.encode.numerics.guard import Decision, decide
+from conform_bids.encode.numerics.guard import Decision, adapt_guarded, decide
 from conform_bids.encode.numerics.incontext import InContextModel
 from conform_bids.encode.numerics.incontext_fit import InContextOptions, fit_incontext
 from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_prior
 from conform_bids.encode.numerics.population import Adapted, Context, PopulationModel, TrainingPerson
+from conform_bids.encode.numerics.unrolled import UnrolledModel
 from conform_bids.encode.numerics.unrolled_fit import UnrolledOptions, fit_unrolled
 from conform_bids.encode.numerics.worlds import World, WorldSize, in_family_world, out_of_family_world
 from conform_bids.encode.numerics.worlds_continua import combination_world, retinotopic_world
@@ -75,8 +77,7 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
             start = time.process_time()
             model = ENGINES[engine](world.training, seed)
             taken = time.process_time() - start
-            if isinstance(model, PriorModel) and model.options.pooling_rounds:
-                plain = replace(model, options=replace(model.options, pooling_rounds=0))
+            if (plain := _without_pooling(model)) is not None:
                 note(f"{engine}, per unit", [score(world, plain.adapt, k, draws) for k in CONTEXTS], taken)
                 engine = f"{engine}, pooled"
             note(engine, [score(world, model.adapt, k, draws) for k in CONTEXTS], taken)
@@ -92,6 +93,13 @@ def compare(name: str, n_features: int, seeds: Sequence[int], engines: Sequence[
         cells = "".join(f" {value:.3f} ({part:.3f}) |" for value, part in zip(found.mean(axis=0), ratio, strict=True))
         taken = f"{np.mean(seconds[engine]):.1f}" if any(seconds[engine]) else "-"
         print(f"| {engine} | {taken} |{cells} {(found / best).min():.3f} |", flush=True)
+
+
+def _without_pooling(model: PopulationModel) -> PopulationModel | None:
+    """The model that looks at each unit by itself; None where it does so anyway."""
+    if isinstance(model, PriorModel) and model.options.pooling_rounds:
+        return replace(model, options=replace(model.options, pooling_rounds=0))
+    return replace(model, pools=False) if isinstance(model, UnrolledModel) and model.pools else None
 
 
 def falls(model: PopulationModel) -> str:
@@ -177,6 +185,31 @@ def samples(seeds: Sequence[int], size: WorldSize) -> None:
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in np.mean(values, axis=0)) + " |")
 
 
+def whole_brain(seed: int, n_units: int = 91_282, n_features: int = 512, k: int = 100, n_queries: int = 200) -> None:
+    """Print what it takes to adapt `prior` to a person with as many units as fsLR has grayordinates: guard, weights, posterior variances.
+
+    Units are 3,000 that are repeated, so that drawing them takes less memory than adapting them. Memory is the most that the process had,
+    with all that Python holds.
+    """
+    size = WorldSize(n_features, n_units=500, n_stimuli=600, n_new=1, n_new_units=3000, n_test=n_queries)
+    world = in_family_world(seed, size)
+    model, person = fit_prior(world.training, PriorOptions(seed=seed)), world.new[0]
+    context = person.context(k)
+    context = replace(context, responses=context.responses[:, np.arange(n_units) % context.responses.shape[1]])
+    before, cpu, start = _peak_gb(), time.process_time(), time.perf_counter()
+    adapted, decision = adapt_guarded(model, context, person.test_features)
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+    assert adapted.prediction_variance is not None
+    print(f"\n### {n_units} units, {k} stimuli in context, {n_features} features, {n_queries} posterior variances of each\n")
+    used = "prior" if decision.accepted else "ridge"
+    print(f"{wall:.1f} s, {cpu:.1f} CPU s; {_peak_gb():.2f} GB at most, {before:.2f} GB before; {used} used")
+
+
+def _peak_gb() -> float:
+    """Most memory that this process had so far (Linux counts it in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -190,6 +223,7 @@ def main() -> None:
     parser.add_argument("--guard", nargs="+", default=[], choices=list(WORLDS))
     parser.add_argument("--folds", action="store_true", help="of the guard: also the way of engines without an evidence (slow)")
     parser.add_argument("--samples", action="store_true")
+    parser.add_argument("--whole-brain", action="store_true", help="time and memory of adapting 91,282 units")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     size = WorldSize(n_people=asked.people, n_samples=asked.manifold_samples)
@@ -201,6 +235,8 @@ def main() -> None:
             guard(asked.seeds, size, asked.guard, folds=asked.folds)
         if asked.samples:
             samples(asked.seeds, size)
+        if asked.whole_brain:
+            whole_brain(asked.seeds[0])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 ``python benchmarks/glm.py`` runs the small sizes; ``--sizes 10k 91k nsd bold5000`` chooses; ``--threads 1 2`` compares threads;
 ``--models compat default`` chooses what is fitted; ``--memory 8`` (GB) is what the engine may take before it works out of core;
-``--files WORK`` runs conform-glm itself on one session of NSD's size, written to WORK as CIFTI and read back.
+``--all-units`` fits all of bold5000 in place of a part; ``--files WORK`` runs conform-glm itself on one session of NSD's size, written to
+WORK as CIFTI and read back.
 
 The limit counts the products that the method needs: one product a run and HRF for the choice of the HRF (twice in the default model),
 one a run for every set of betas, cross-validation by nested projections, decompositions of the designs. "x limit" is the time over the
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(OPTIONS), default=["compat", "default"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, len(os.sched_getaffinity(0))])
     parser.add_argument("--memory", type=float, default=4.0, help="GB")
+    parser.add_argument("--all-units", action="store_true", help="of bold5000 too (13 GB of temporary files)")
     parser.add_argument("--files", type=Path)
     arguments = parser.parse_args()
     if arguments.files:

@@ -28,6 +28,7 @@ APP = App(
     group="conform_bids.encode.group:run_group",
     group_fits=True,
     group_reads=True,
+    names_datasets=True,
     group_helper="conform_bids.encode.group:help_group",
     group_outputs=("group_encode.html", "group_encode.tsv"),
     input_keys=("betas", "bold", "confounds", "events", "mask"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from conform_bids.align.settings import AlignSettings
 from conform_bids.bids.averages import PlannedMaps
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
 from conform_bids.options import from_mapping, to_mapping
@@ -18,7 +19,6 @@ from conform_bids.options import from_mapping, to_mapping
 __all__ = [
     "MapOutput",
     "Plan",
-    "SourcePerson",
     "TableOutput",
     "TuningInput",
     "output_maps",
@@ -26,20 +26,6 @@ __all__ = [
     "recorded_settings",
     "transform_path",
 ]
-
-
-@dataclass(frozen=True)
-class SourcePerson:
-    """A participant: ``label`` in the output, and which ``participant`` of which ``dataset`` (empty without a name) that is."""
-
-    label: str
-    dataset: str
-    participant: str
-
-    @property
-    def field(self) -> dict[str, str] | None:
-        """For sidecars; None where there is one dataset, in which people keep their labels."""
-        return {"Dataset": self.dataset, "Participant": f"sub-{self.participant}"} if self.dataset else None
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,20 @@ from conform_bids.align.transforms import read_template_space
 from conform_bids.align.tuning_weights import read_tuning
 from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
 from conform_bids.bids.conditions import read_conditions, with_content
-from conform_bids.bids.derivatives import write_json, write_tsv
+from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.images import read_maps
+from conform_bids.bids.parts import write_parts
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.tables import read_tsv
-from conform_bids.bids.trials import write_stimuli
 from conform_bids.errors import UnusableInputError
 
 __all__ = ["LoadedResponses", "count_set_aside", "load_responses", "read_loaded"]
 
 Float32Array = npt.NDArray[np.float32]
+TABLE = "table_"
+"""In front of the names of tables in the work folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,25 +96,10 @@ def load_responses(plan: Plan, folder: Path) -> list[Path]:
         more = read_averages(maps, space, split)
         arrays[f"apply_{desc}"] = more.values
         tables[f"apply_{desc}"] = with_content(more.conditions, plan.stimuli)[0]
-    paths = _write(folder, space, arrays, tables, stimuli)
+    paths = write_parts(folder, space, arrays, {f"{TABLE}{name}": table for name, table in tables.items()}, stimuli)
     if features:
         paths.append(folder / "features.json")
         write_json({"features": features}, paths[-1])
-    return paths
-
-
-def _write(
-    folder: Path, space: Space, arrays: dict[str, npt.NDArray[np.floating]], tables: dict[str, pd.DataFrame], stimuli: pd.DataFrame
-) -> list[Path]:
-    paths = [folder / "space.npz", folder / "stimuli.tsv"]
-    space.save(paths[0])
-    write_stimuli(stimuli, paths[1])
-    for name, values in arrays.items():
-        paths.append(folder / f"{name}.npy")
-        np.save(paths[-1], np.asarray(values, dtype=np.float32), allow_pickle=False)
-    for name, table in tables.items():
-        paths.append(folder / f"table_{name}.tsv")
-        write_tsv(table, paths[-1])
     return paths
 
 
@@ -125,9 +112,8 @@ def read_loaded(files: Sequence[Path]) -> LoadedResponses:
     """Open what `load_responses` wrote."""
     by_name = {path.name: path for path in map(Path, files)}
     arrays = {name.removesuffix(".npy"): np.load(path, mmap_mode="r") for name, path in by_name.items() if name.endswith(".npy")}
-    prefix = "table_"
     tables = {
-        name.removeprefix(prefix).removesuffix(".tsv"): read_conditions(path) for name, path in by_name.items() if name.startswith(prefix)
+        name.removeprefix(TABLE).removesuffix(".tsv"): read_conditions(path) for name, path in by_name.items() if name.startswith(TABLE)
     }
     stimuli = read_tsv(by_name["stimuli.tsv"], quoted=False).fillna("n/a")
     features = tuple(read_json(by_name["features.json"])["features"]) if "features.json" in by_name else ()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from conform_bids.align.files import Plan, SourcePerson, TuningInput
+from conform_bids.align.files import Plan, TuningInput
 from conform_bids.align.settings import AlignSettings
 from conform_bids.align.transforms import template_facts
 from conform_bids.align.tuning_weights import BY_TUNING, ENCODE, find_weights
 from conform_bids.bids.averages import PlannedMaps, table_of
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.images import read_space
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.names import parse_name
@@ -62,7 +63,7 @@ def plan_participant(
     for responses in found:
         _check_common(responses)
     warnings: list[str] = []
-    person = SourcePerson(dataset.label_of(participant), dataset.name or "", participant)
+    person = SourcePerson.of(dataset, participant)
     weights = [find_weights(dataset, participant, responses.entities) for responses in found]
     jobs = [
         _plan_task(person, responses, own, settings, resources, output_dir, warnings) for responses, own in zip(found, weights, strict=True)

@@ -16,16 +16,43 @@ from conform_bids.bids.selection import shorten
 from conform_bids.bids.tables import read_tsv
 from conform_bids.errors import MissingInputError, UsageError
 
-__all__ = ["NamedDataset", "is_dataset_name", "named_datasets", "open_datasets", "read_participants", "write_participants"]
+__all__ = [
+    "NamedDataset",
+    "SourcePerson",
+    "is_dataset_name",
+    "named_datasets",
+    "open_datasets",
+    "read_participants",
+    "write_participants",
+]
 
 
-NO_PEOPLE = frozenset({RAW, FMRIPREP, "freesurfer", "smriprep", "mriqc", "tedana"})
-"""What lies beside a dataset's raw data under these names is no dataset of its own."""
+NO_PEOPLE = frozenset({RAW, FMRIPREP, "freesurfer", "smriprep", "mriqc", "tedana", "store"})
+"""What lies beside a dataset's raw data under these names is no dataset of its own; nor is a store, in which people have no folders."""
 
 
 def is_dataset_name(name: str) -> bool:
     """Whether a name can be that of a dataset of people: letters and digits, as it becomes part of their labels."""
     return name.isascii() and name.isalnum() and name.lower() not in NO_PEOPLE
+
+
+@dataclass(frozen=True)
+class SourcePerson:
+    """A participant: ``label`` in the output, and which ``participant`` of which ``dataset`` (empty without a name) that is."""
+
+    label: str
+    dataset: str
+    participant: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, participant: str) -> SourcePerson:
+        """A participant of a dataset."""
+        return cls(dataset.label_of(participant), dataset.name or "", participant)
+
+    @property
+    def field(self) -> dict[str, str] | None:
+        """For sidecars; None where there is one dataset, in which people keep their labels."""
+        return {"Dataset": self.dataset, "Participant": f"sub-{self.participant}"} if self.dataset else None
 
 
 @dataclass(frozen=True)

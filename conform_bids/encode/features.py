@@ -17,7 +17,7 @@ from conform_bids.numerics.compute import Compute
 from conform_bids.stimuli.feature_files import EXTENSIONS, read_features
 from conform_bids.stimuli.features import FeatureTable, match_features
 
-__all__ = ["FeatureSpace", "find_feature_files", "gather_features"]
+__all__ = ["FeatureSpace", "find_feature_files", "gather_features", "label_features", "stimulus_files"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +107,24 @@ def _match(name: str, table: FeatureTable, stimuli: pd.DataFrame, source: str) -
     matched = match_features(table, stimuli["stim_id"].tolist(), stimuli["sha256"].tolist(), faults="set-aside", source=source)
     values = np.full((len(stimuli), table.n_features), np.nan, dtype=np.float32)
     values[matched.found] = matched.values
+    return FeatureSpace(name, values, label_features(name, table.n_features), table.card.as_json())
+
+
+def label_features(name: str, n_features: int) -> tuple[str, ...]:
+    """Names of the features of a space."""
     label = name.split("/", maxsplit=1)[0].rpartition(":")[2] or name
-    return FeatureSpace(name, values, tuple(f"{label}_{k:04d}" for k in range(table.n_features)), table.card.as_json())
+    return tuple(f"{label}_{k:04d}" for k in range(n_features))
 
 
-def _compute(plan: Plan, stimuli: pd.DataFrame, compute: Compute, cache: Path | None) -> FeatureTable:
-    """Features of the stimulus files by the backbone; stimuli without a file are left out."""
-    from conform_bids.stimuli.backbones import compute_features
-    from conform_bids.stimuli.backbones_models import load_backbone
+def stimulus_files(plan: Plan, stimuli: pd.DataFrame) -> dict[str, Path]:
+    """Files of a plan's stimuli by stim_id; those without one in the folder are left out.
 
+    Raises
+    ------
+    MissingInputError
+        When no stimulus has a file.
+    """
     assert plan.stimuli_dir is not None
-    assert plan.settings.chosen_backbone is not None
     files = {}
     for stim_id, name in zip(stimuli["stim_id"], stimuli["stim_file"], strict=True):
         inside = Path(name)
@@ -128,4 +135,14 @@ def _compute(plan: Plan, stimuli: pd.DataFrame, compute: Compute, cache: Path | 
             f"{plan.stimuli_dir}: none of the {len(stimuli)} stimuli of sub-{plan.participant} has its file here; --stimuli-dir says where "
             "they are, or --features names a table of their features"
         )
+    return files
+
+
+def _compute(plan: Plan, stimuli: pd.DataFrame, compute: Compute, cache: Path | None) -> FeatureTable:
+    """Features of the stimulus files by the backbone."""
+    from conform_bids.stimuli.backbones import compute_features
+    from conform_bids.stimuli.backbones_models import load_backbone
+
+    assert plan.settings.chosen_backbone is not None
+    files = stimulus_files(plan, stimuli)
     return compute_features(load_backbone(plan.settings.chosen_backbone, compute.device), files, cache=cache, faults="set-aside")

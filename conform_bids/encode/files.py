@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conform_bids.bids.averages import PlannedMaps
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.names import build_name, clean_label, relative_path, sidecar_of
 from conform_bids.bids.runs import PlannedRun
@@ -28,6 +29,8 @@ class Plan:
     ----------
     participant : str
         Label without ``sub-``.
+    source : SourcePerson
+        Which participant of which dataset that is.
     entities : dict
         Entities of the outputs.
     kind : str
@@ -77,6 +80,7 @@ class Plan:
     """
 
     participant: str
+    source: SourcePerson
     entities: dict[str, str]
     kind: str
     desc: str
@@ -182,6 +186,7 @@ class Plan:
             **{
                 **content,
                 **single,
+                "source": SourcePerson(**content["source"]),
                 "responses": tuple(_maps(item) for item in content["responses"]),
                 "observed": None if content["observed"] is None else _maps(content["observed"]),
                 "snr": _paths(content["snr"]),

@@ -14,18 +14,19 @@ import pandas as pd
 
 from conform_bids.bids.averages import Averages, average_trials, read_averages, read_response_space, used_space
 from conform_bids.bids.conditions import first_shown, read_conditions, with_content
-from conform_bids.bids.derivatives import write_json, write_tsv
+from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.images import read_maps
+from conform_bids.bids.parts import write_parts
 from conform_bids.bids.spaces import Space, load_space
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.tables import read_tsv
-from conform_bids.bids.trials import hash_stimuli, write_stimuli
+from conform_bids.bids.trials import hash_stimuli
 from conform_bids.encode.features import FeatureSpace, gather_features
 from conform_bids.encode.files import Plan
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute
 
-__all__ = ["MIN_TEST", "MIN_TRAIN", "Loaded", "cache_folder", "draw_test", "load_inputs", "read_loaded", "read_parts", "write_parts"]
+__all__ = ["MIN_TEST", "MIN_TRAIN", "Loaded", "cache_folder", "draw_test", "load_inputs", "read_loaded", "read_parts"]
 
 MIN_TRAIN = 5
 MIN_TEST = 3
@@ -188,22 +189,6 @@ def _write_features(folder: Path, spaces: Sequence[FeatureSpace], rows: npt.NDAr
         np.save(paths[-1], np.asarray(each.values[rows], dtype=np.float32), allow_pickle=False)
     paths.append(folder / "cards.json")
     write_json({"spaces": [{**each.card, "name": each.name, "feature_names": list(each.feature_names)} for each in spaces]}, paths[-1])
-    return paths
-
-
-def write_parts(
-    folder: Path, space: Space, arrays: dict[str, npt.NDArray[Any]], tables: dict[str, pd.DataFrame], stimuli: pd.DataFrame
-) -> list[Path]:
-    """Write fields of `Loaded` to a work folder."""
-    paths = [folder / "space.npz", folder / "stimuli.tsv"]
-    space.save(paths[0])
-    write_stimuli(stimuli, paths[1])
-    for name, values in arrays.items():
-        paths.append(folder / f"{name}.npy")
-        np.save(paths[-1], np.asarray(values, dtype=np.float32), allow_pickle=False)
-    for name, table in tables.items():
-        paths.append(folder / f"{name}.tsv")
-        write_tsv(table, paths[-1])
     return paths
 
 

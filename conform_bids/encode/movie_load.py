@@ -14,13 +14,14 @@ from conform_bids.bids.confounds import read_confounds
 from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.hrf_tables import load_default_library, read_hrf_table
 from conform_bids.bids.images import read_bold, read_maps
+from conform_bids.bids.parts import write_parts
 from conform_bids.bids.runs import PlannedRun, check_repetition_times, read_common_space, with_timing
 from conform_bids.bids.spaces import Space
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.trials import stimulus_table
 from conform_bids.encode.files import Plan
 from conform_bids.encode.fitting import reduce_spaces
-from conform_bids.encode.load import MIN_TEST, MIN_TRAIN, cache_folder, write_parts
+from conform_bids.encode.load import MIN_TEST, MIN_TRAIN, cache_folder
 from conform_bids.encode.movie_features import MovieSpace, gather_movies
 from conform_bids.encode.movie_plan import SHORT_VOLUMES, movie_trials
 from conform_bids.encode.numerics.movies import Timeline, clean_run, default_delays, explainable_variance, group_runs, nuisance_basis

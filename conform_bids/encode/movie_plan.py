@@ -12,6 +12,7 @@ import pandas as pd
 
 from conform_bids.bids.betas import BETA_KINDS, choose_dataset
 from conform_bids.bids.bold import BoldSeries, find_bold
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.events import build_trial_table
 from conform_bids.bids.index import BIDSFile, Dataset
 from conform_bids.bids.names import ENTITY_ORDER
@@ -70,7 +71,7 @@ def plan_movies(
     tables : tuple of Path
         Of features.
     stimuli_dir : Path or None
-        Where a backbone finds the movies; by default, where there is one, stimuli/ of the raw dataset.
+        Where the files of the movies are.
 
     Raises
     ------
@@ -83,16 +84,16 @@ def plan_movies(
     """
     series = find_bold(dataset, participant, selection)
     _check_one_space(series)
-    if stimuli_dir is None and dataset.raw is not None and (dataset.raw / "stimuli").is_dir():
-        stimuli_dir = dataset.raw / "stimuli"  # what a movie is, by content, counts for tables of features, too
     if all(found.events is None for found in series):
         raise MissingInputError(f"sub-{participant}: no run has events, so nothing says which movie was shown when")
     warnings = [warning for found in series for warning in found.warnings]
+    person = SourcePerson.of(dataset, participant)
     jobs = []
     for group in group_series(series).values():
-        named = {key: label for key, label in group[0].entities.items() if key not in ("run", "ses")}
+        named = {key: label for key, label in group[0].entities.items() if key not in ("run", "ses")} | {"sub": person.label}
         draft = Plan(
-            participant=participant,
+            participant=person.label,
+            source=person,
             entities={key: named[key] for key in ENTITY_ORDER if key in named} | named,
             kind=group[0].kind,
             desc="preproc",
@@ -114,7 +115,7 @@ def plan_movies(
         jobs += [] if job is None else [job]
     if not jobs:
         raise MissingInputError(f"sub-{participant}: no run has a stimulus to model: {'; '.join(dict.fromkeys(warnings))}")
-    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+    return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _check_one_space(series: Sequence[BoldSeries]) -> None:
@@ -237,7 +238,7 @@ def _hrf_maps(dataset: Dataset, draft: Plan) -> tuple[tuple[tuple[Path, ...], ..
     wanted = {key: draft.entities.get(key) for key in _SPACE}
     found = [
         file
-        for file in dataset.files(name, draft.participant, suffix="statmap", extensions=tuple(BETA_KINDS), stat="hrfindex")
+        for file in dataset.files(name, draft.source.participant, suffix="statmap", extensions=tuple(BETA_KINDS), stat="hrfindex")
         if BETA_KINDS[file.extension] == draft.kind and {key: file.entities.get(key) for key in _SPACE} == wanted
     ]
     of_model = {model: [file for file in found if file.entities.get("desc") == model] for model in MODELS}
@@ -245,7 +246,7 @@ def _hrf_maps(dataset: Dataset, draft: Plan) -> tuple[tuple[tuple[Path, ...], ..
     if not chosen:
         space = draft.entities.get("space", "boldref")
         raise MissingInputError(
-            f"{dataset.derivatives[name]}: no map of HRFs (*_stat-hrfindex_*_statmap) of sub-{draft.participant} in space {space} "
+            f"{dataset.derivatives[name]}: no map of HRFs (*_stat-hrfindex_*_statmap) of sub-{draft.source.participant} in space {space} "
             f"({draft.kind}); --hrf fir needs none"
         )
     groups: dict[tuple[Any, ...], list[BIDSFile]] = {}

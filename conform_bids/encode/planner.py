@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conform_bids.bids.averages import table_of
+from conform_bids.bids.collection import SourcePerson
 from conform_bids.bids.images import read_space
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.responses import FoundResponses, find_responses
@@ -20,7 +21,7 @@ from conform_bids.encode.settings import EncodeSettings
 from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.jobs import ParticipantPlan, Resources
 
-__all__ = ["plan_participant"]
+__all__ = ["find_stimuli", "plan_participant"]
 
 MAKERS = ("conform-psn", "conform-align", "conform-glm")
 PREFERRED = ("psn", "trialavg", "conform", "fithrfdenoiserr")
@@ -53,10 +54,11 @@ def plan_participant(
         raise UsageError(f"--estimator banded needs two feature spaces or more; there is {n_spaces}")
     check_questions(settings, tables)
     if settings.is_movie:
-        folder = _stimuli_dir(dataset, settings)
+        folder = find_stimuli(dataset, settings)
         return plan_movies(participant, dataset, selection, settings, resources, output_dir, tables, folder)
-    seen = _check_person(participant, settings)
-    folder = _stimuli_dir(dataset, settings)
+    person = SourcePerson.of(dataset, participant)
+    seen = _check_person(person.label, settings)
+    folder = find_stimuli(dataset, settings)
     found = find_responses(
         dataset, participant, selection, makers=MAKERS, preferred=PREFERRED, desc=settings.input_desc, split=settings.split
     )
@@ -67,8 +69,9 @@ def plan_participant(
         warnings += [f"{responses.labels}: {note}" for note in notes]
         has_split = responses.splits != {"n/a"}
         plan = Plan(
-            participant=participant,
-            entities=responses.entities,
+            participant=person.label,
+            source=person,
+            entities={**responses.entities, "sub": person.label},
             kind=responses.kind,
             desc=responses.desc,
             averaged=responses.averaged,
@@ -89,7 +92,7 @@ def plan_participant(
             device=resources.device,
         )
         jobs.append(_with_memory(plan))
-    return ParticipantPlan(participant, tuple(jobs), tuple(dict.fromkeys(warnings)))
+    return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
 
 
 def _check_person(participant: str, settings: EncodeSettings) -> list[str]:
@@ -110,17 +113,27 @@ def _check_person(participant: str, settings: EncodeSettings) -> list[str]:
     return [f"the model was trained on {alike[0]}: see that this is another person than {name}"] if alike else []
 
 
-def _stimuli_dir(dataset: Dataset, settings: EncodeSettings) -> Path | None:
-    """Folder of the stimuli, where a backbone needs it."""
+def find_stimuli(dataset: Dataset, settings: EncodeSettings) -> Path | None:
+    """Folder of the stimulus files; None where they are of no use.
+
+    A backbone needs them; beside tables of features they tell movies apart by content, and illustrate ``--influence``.
+
+    Raises
+    ------
+    MissingInputError
+        When there is no folder, and it was named or is needed.
+    """
+    folder = settings.stimuli_dir or (dataset.raw / "stimuli" if dataset.raw is not None else None)
+    if folder is not None and folder.is_dir() and (settings.chosen_backbone is not None or settings.sees_stimuli):
+        return folder
+    if settings.stimuli_dir is not None:
+        raise MissingInputError(f"--stimuli-dir {settings.stimuli_dir}: no such folder")
     if settings.chosen_backbone is None:
         return None
-    folder = settings.stimuli_dir or (dataset.raw / "stimuli" if dataset.raw is not None else None)
-    if folder is None or not folder.is_dir():
-        where = f"{folder}: no such folder" if folder is not None else f"{dataset.bids_dir}: no raw dataset"
-        raise MissingInputError(
-            f"{where}; the stimuli are needed to compute features from: name them by --stimuli-dir or -d raw=PATH, or give --features"
-        )
-    return folder
+    where = f"{folder}: no such folder" if folder is not None else f"{dataset.bids_dir}: no raw dataset"
+    raise MissingInputError(
+        f"{where}; the stimuli are needed to compute features from: name them by --stimuli-dir or -d raw=PATH, or give --features"
+    )
 
 
 def _notes(responses: FoundResponses, settings: EncodeSettings) -> list[str]:

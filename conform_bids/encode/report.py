@@ -114,6 +114,12 @@ class _Fitted:
         words = " ".join(f"{key}-{label}" for key, label in self.entities.items() if key != "sub")
         return f"{words}, {self.desc}" if self.desc != "ridge" else words
 
+    @property
+    def source(self) -> tuple[str, str]:
+        """Dataset and participant there; empty where people are of one dataset."""
+        named = self.content.get("SourceParticipant")
+        return (str(named.get("Dataset", "")), str(named.get("Participant", ""))) if isinstance(named, dict) else ("", "")
+
     def value(self, name: str) -> float:
         """A score; NaN where there is none."""
         return self.scores.get(name, (float("nan"),) * 3)[0]
@@ -178,7 +184,7 @@ def write_participant_report(
         output_dir / f"sub-{participant}.html",
         title=f"sub-{participant}",
         subtitle="conform-encode: responses predicted from stimulus features",
-        sections=[*sections, _methods_section(settings, about)],
+        sections=[*sections, _methods_section(settings, about, found)],
         about=about,
         errors=[*errors, *problems],
     )
@@ -207,6 +213,7 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
         ("Test movies" if is_movie else "Test stimuli", str(content.get("NumberOfTestStimuli")), ""),
         ("Split given", "yes" if content.get("SplitGiven") else "no", ""),
     ]
+    rows = [("Participant", f"{each.source[1]} of {each.source[0]}", ""), *rows] if each.source[0] else rows
     rows += _movie_rows(each) if is_movie else _population_rows(each)
     over = "over pieces of 20 s of test movies" if is_movie else "over test stimuli"
     for name, (title, digits) in _COLUMNS.items():
@@ -326,7 +333,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         paths[1],
         title="Group report",
         subtitle=f"conform-encode: encoding models of {len({each.entities['sub'] for each in found})} participants",
-        sections=[Section("Overview", "overview", items), *model, _methods_section(settings, about)],
+        sections=[Section("Overview", "overview", items), *model, _methods_section(settings, about, found)],
         about=about,
         errors=[*problems, *faults],
     )
@@ -346,8 +353,9 @@ def _table(found: Sequence[_Fitted]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _methods_section(settings: EncodeSettings, about: Mapping[str, str]) -> Section:
+def _methods_section(settings: EncodeSettings, about: Mapping[str, str], found: Sequence[_Fitted]) -> Section:
     from conform_bids import __version__
 
-    text = describe_methods(settings, about.get("conform-encode", __version__))
+    datasets = {name for each in found if (name := each.source[0])}
+    text = describe_methods(settings, about.get("conform-encode", __version__), sorted(datasets))
     return Section("Methods", "methods", [Text(text.text), Section("References", "references", [References(text.keys)])])

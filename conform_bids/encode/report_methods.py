@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from conform_bids.bids.collection import is_dataset_name
 from conform_bids.encode.settings import EncodeSettings
 from conform_bids.report.citations import Methods
 
 __all__ = ["describe_methods"]
 
 
-def describe_methods(settings: EncodeSettings, version: str) -> Methods:
-    """Describe the analysis; only what these settings use is named and cited."""
+def describe_methods(settings: EncodeSettings, version: str, given: Sequence[str] = ()) -> Methods:
+    """Describe the analysis; only what these settings use is named and cited.
+
+    Parameters
+    ----------
+    settings : EncodeSettings
+    version : str
+    given : sequence of str
+        Names of ``-d``, of which some may be those of datasets of people.
+    """
+    datasets = sorted(name for name in given if is_dataset_name(name))
+    people = f" Participants were of the datasets {', '.join(datasets)}, each modelled alone." if datasets else ""
     features = []
     if settings.features:
         features.append("tables of stimulus features")
@@ -22,7 +35,7 @@ def describe_methods(settings: EncodeSettings, version: str) -> Methods:
     fitted = _movies(settings) if settings.is_movie else _trials(settings)
     parts = [
         f"Responses were predicted from stimulus features with conform-encode {version}, a BIDS-App [@gorgolewski2016bids; "
-        f"@gorgolewski2017bidsapps]. {origin} {fitted}",
+        f"@gorgolewski2017bidsapps].{people} {origin} {fitted}",
         _scores(settings),
         "The workflow was run by Nipype [@gorgolewski2011nipype]; data were found with PyBIDS [@yarkoni2019pybids], read and written with "
         "NiBabel [@brett2024nibabel], computed with NumPy [@harris2020numpy], SciPy [@virtanen2020scipy] and PyTorch [@paszke2019pytorch], "

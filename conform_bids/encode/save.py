@@ -84,6 +84,7 @@ class _Context:
             "SoftwareVersion": f"conform-encode {__version__}",
             "RandomSeed": plan.random_seed,
             "InputDesc": plan.desc,
+            **({"SourceParticipant": plan.source.field} if plan.source.field else {}),
             "EstimationMethod": _method(plan),
             "Model": plan.model,
             "FeatureSpaces": [{key: value for key, value in card.items() if key != "feature_names"} for card in loaded.cards],

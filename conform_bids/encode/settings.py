@@ -95,7 +95,11 @@ class EncodeSettings:
         group=_FEATURES,
     )
     stimuli_dir: Path | None = option(
-        None, "Folder that stim_file is relative to (default: stimuli/ of the raw dataset).", metavar="DIR", group=_FEATURES
+        None,
+        "Folder that stim_file is relative to (default: stimuli/ of the raw dataset). Of movies with --features, it tells which are the "
+        "same by content.",
+        metavar="DIR",
+        group=_FEATURES,
     )
     components: int = option(
         0,
@@ -211,7 +215,7 @@ class EncodeSettings:
     )
     training_steps: int | None = option(
         None,
-        "Steps of training of a network, for each person left out and for the model itself (default: 2000 of unrolled, about a tenth of "
+        "Steps of training of a network, for each person left out and for the model itself (default: 2600 of unrolled, about a tenth of "
         "a second each on one core; 6000 of incontext, as long each; 200000 of --preset paper). A run that was interrupted goes on where "
         "it was.",
         minimum=1,
@@ -309,8 +313,10 @@ class EncodeSettings:
             raise UsageError("--preset has no effect without --engine incontext")
         if self.estimator == "banded" and self.n_spaces_at_most == 1:
             raise UsageError("--estimator banded needs two feature spaces or more: name several --features, or a folder of them")
-        if self.stimuli_dir is not None and self.chosen_backbone is None:
-            raise UsageError("--stimuli-dir has no effect here: features are read from --features; it needs --backbone")
+        if self.stimuli_dir is not None and self.chosen_backbone is None and not self.sees_stimuli:
+            raise UsageError(
+                "--stimuli-dir has no effect here: features are read from --features; it needs --backbone, --design movie or --influence"
+            )
         self._check_questions()
 
     def _check_design(self) -> None:
@@ -370,6 +376,11 @@ class EncodeSettings:
     def chosen_backbone(self) -> str | None:
         """What computes features; None where tables are read alone."""
         return self.backbone or (None if self.features else DEFAULT_BACKBONE)
+
+    @property
+    def sees_stimuli(self) -> bool:
+        """Whether stimulus files serve beside tables of features: to tell movies apart by content, or on the sheet of influences."""
+        return self.is_movie or self.influence
 
     @property
     def n_context(self) -> int | None:

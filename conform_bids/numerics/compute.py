@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "to_numpy", "to_tensor"]
+__all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "threads_over_blocks", "to_numpy", "to_tensor"]
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -68,6 +68,17 @@ def limit_threads(n_threads: int) -> Iterator[None]:
 def _thread_pools(n_modules: int) -> ThreadpoolController:
     """The thread pools of the process, looked up again (3 ms) only where modules, which may bring new ones, have been imported since."""
     return ThreadpoolController()
+
+
+@contextmanager
+def threads_over_blocks() -> Iterator[Compute]:
+    """Give every operation one thread, and what it is given, for `map_blocks`, the threads that operations had.
+
+    Operations on small matrices wait for each other's threads for longer than they take: where other work runs beside, many times.
+    """
+    compute = Compute(n_threads=torch.get_num_threads())
+    with limit_threads(1):
+        yield compute
 
 
 def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], compute: Compute) -> list[Result]:

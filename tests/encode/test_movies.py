@@ -26,8 +26,9 @@ from conform_bids.encode.movie_fit import MovieModel
 from conform_bids.encode.movie_plan import draw_movies
 from conform_bids.encode.movie_questions import predict_movies
 from conform_bids.encode.numerics.movies import delayed
+from conform_bids.encode.planner import find_stimuli
 from conform_bids.encode.settings import EncodeSettings
-from conform_bids.errors import UsageError
+from conform_bids.errors import MissingInputError, UsageError
 from conform_bids.numerics.compute import Compute
 from conform_bids.stimuli.feature_files import write_features
 from conform_bids.stimuli.features import FeatureCard, FeatureTable
@@ -310,11 +311,32 @@ def test_features_of_movies_are_no_features_of_trials(done: Any, tmp_path: Path,
         ({"design": "movie", "input_desc": "psn"}, "--input-desc"),
         ({"design": "movie", "model": Path("model")}, "--model"),
         ({"design": "movie", "features": ("a.h5",), "frame_rate": 2.0}, "--frame-rate"),
+        ({"features": ("a.h5",), "stimuli_dir": Path("films")}, "--stimuli-dir has no effect here"),
     ],
 )
 def test_options_without_effect_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         EncodeSettings(**given)
+
+
+def test_stimulus_files_serve_beside_tables(tmp_path: Path) -> None:
+    """They tell movies apart by content and illustrate influences; what was named has to be there, the default need not be."""
+    films, own = tmp_path / "films", tmp_path / "stimuli"
+    films.mkdir()
+    dataset: Any = SimpleNamespace(raw=tmp_path, bids_dir=tmp_path)
+    tables: dict[str, Any] = {"features": ("a.h5",)}
+    for asked in ({"design": "movie"}, {"model": Path("model"), "influence": True}):
+        named = EncodeSettings(**tables, **asked, stimuli_dir=films)
+        assert find_stimuli(dataset, named) == films
+        assert find_stimuli(dataset, EncodeSettings(**tables, **asked)) is None
+        own.mkdir()
+        assert find_stimuli(dataset, EncodeSettings(**tables, **asked)) == own
+        own.rmdir()
+        with pytest.raises(MissingInputError, match="no such folder"):
+            find_stimuli(dataset, replace(named, stimuli_dir=tmp_path / "elsewhere"))
+    assert find_stimuli(dataset, EncodeSettings(**tables)) is None
+    with pytest.raises(MissingInputError, match="no such folder"):
+        find_stimuli(dataset, EncodeSettings())
 
 
 def test_one_movie_alone_is_not_held_out() -> None:
@@ -371,11 +393,11 @@ def test_surfaces_and_several_feature_spaces(tmp_path: Path, make_movies: Any, m
 @pytest.mark.slow
 def test_a_copy_of_a_test_movie_is_not_fitted_on(tmp_path: Path, make_movies: Any, run_encode: Any) -> None:
     world = make_movies(tmp_path)
-    stimuli = world.dataset / "stimuli"
+    stimuli = tmp_path / "films"
     stimuli.mkdir()
     for name, content in (("a", b"one"), ("b", b"two"), ("c", b"the test movie"), ("t", b"the test movie")):
         (stimuli / name).write_bytes(content)
-    flags = ("--features", world.features / "truth.h5", "--confounds", "trans_*")
+    flags = ("--features", world.features / "truth.h5", "--stimuli-dir", stimuli, "--confounds", "trans_*")
     run = run_encode(world.dataset, tmp_path / "out", "participant", "-w", tmp_path / "work", *COMMON, *flags)
     assert run.status == 0, run.stderr
     assert "1 train movies have the content of a test movie under another name" in notes(tmp_path / "out")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform_bids.numerics.blocks import block_size, index_blocks, unit_blocks
-from conform_bids.numerics.compute import Compute, gemm_rate, limit_threads, to_numpy, to_tensor
+from conform_bids.numerics.compute import Compute, gemm_rate, limit_threads, map_blocks, threads_over_blocks, to_numpy, to_tensor
 from conform_bids.numerics.folds import leave_one_run_out, pair_repeats
 
 
@@ -81,3 +81,13 @@ def test_read_only_maps_become_tensors() -> None:
 
 def test_gemm_rate_is_a_rate() -> None:
     assert 1e8 < gemm_rate(Compute(), size=128, seconds=0.02) < 1e15
+
+
+def test_threads_go_from_operations_to_blocks_and_back() -> None:
+    with limit_threads(2):
+        with threads_over_blocks() as compute:
+            assert (compute.n_threads, torch.get_num_threads()) == (2, 1)
+            assert map_blocks(lambda block: block**2, range(5), compute) == [0, 1, 4, 9, 16]
+            with threads_over_blocks() as within:
+                assert within.n_threads == 1
+        assert torch.get_num_threads() == 2

@@ -26,6 +26,7 @@ from conform_bids.encode.numerics.mixture import PriorModel
 from conform_bids.encode.numerics.mixture_loo import loo_residuals
 from conform_bids.encode.numerics.mixture_terms import Mixture, responsibilities
 from conform_bids.encode.numerics.population import Adapted, Context, FloatArray, PopulationModel
+from conform_bids.numerics.compute import limit_threads
 
 __all__ = ["MIN_CONTEXT", "Decision", "adapt_guarded", "bayesian_ridge", "decide", "evidence_gain"]
 
@@ -123,8 +124,9 @@ def decide(model: PopulationModel, context: Context, max_units: int = 3000, n_fo
     part = Context(context.features, np.asarray(context.responses)[:, units])
     gain: float | None = None
     if isinstance(model, PriorModel):
-        population, own, folds, below = loo_residuals(model, part), nested_loo_residuals(part, shared=True), n, RATIO
-        gain = evidence_gain(model, part)
+        with limit_threads(1):  # the matrices of 3,000 units are small, and threads would wait for each other
+            population, own, folds, below = loo_residuals(model, part), nested_loo_residuals(part, shared=True), n, RATIO
+            gain = evidence_gain(model, part)
     else:
         folds, below = min(n_folds, n), RATIO_ALONE
         population, own = _fold_residuals(model, part, np.array_split(rng.permutation(n), folds))

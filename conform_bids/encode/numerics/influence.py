@@ -82,7 +82,8 @@ def network_influence(model: UnrolledModel, context: Context) -> FloatArray:
     Notes
     -----
     Exact, by forward-mode differentiation: a response reaches the network through X'y, which it moves along the stimulus' features, and
-    y'y. It costs about three evaluations of the network for each stimulus of the context.
+    y'y. What all units together say about the person is taken as it is: no response moves it much. It costs about three evaluations of the
+    network for each stimulus of the context.
     """
     import torch
 
@@ -95,7 +96,9 @@ def network_influence(model: UnrolledModel, context: Context) -> FloatArray:
     n = torch.tensor([float(len(rows))])
     shared = torch.from_numpy(gram)[None]
     directions = torch.from_numpy(rows.astype(np.float32))
-    back = torch.from_numpy(np.ascontiguousarray(model.whitening.T, dtype=np.float32))
+    personal = model.personal_map(network, rows, responses)
+    turn = np.eye(len(gram)) if personal is None else np.eye(len(gram)) + personal.turn
+    back = torch.from_numpy(np.ascontiguousarray((model.whitening @ turn).T, dtype=np.float32))
     found = np.empty(responses.shape, dtype=np.float32)
 
     def weights(cross: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:

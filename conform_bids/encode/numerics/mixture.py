@@ -16,6 +16,7 @@ import numpy.typing as npt
 from conform_bids.encode.numerics.mixture_fit import fit_mixture, fit_one_gaussian
 from conform_bids.encode.numerics.mixture_terms import Evidence, Levels, Mixture, reduce_data, responsibilities
 from conform_bids.encode.numerics.population import Adapted, Context, FloatArray, TrainingPerson
+from conform_bids.numerics.compute import Compute, map_blocks, threads_over_blocks
 
 __all__ = ["DEFAULT_CEILINGS", "Basis", "PriorModel", "PriorOptions", "fit_prior"]
 
@@ -141,11 +142,11 @@ class PriorModel:
         kind = np.float64 if responses.dtype == np.float64 else np.float32
         return reduce_data(self.basis.apply(features, np.float64), responses.astype(kind, copy=False))
 
-    def blocks(self, data: Evidence, n_queries: int = 0) -> list[slice]:
-        """Units that fit in memory at once."""
+    def blocks(self, data: Evidence, n_queries: int = 0, at_once: int = 1) -> list[slice]:
+        """Units of which ``at_once`` blocks fit in memory together."""
         n_rows, (n_components, n_levels) = len(data.root), self.mixture.log_shares.shape
         cells = n_components * (n_rows + 4 * n_levels) + 6 * n_rows + 2 * self.mixture.means.shape[1] + 4 * n_queries
-        step = max(16, self.options.block_bytes // (cells * 8))
+        step = max(16, self.options.block_bytes // (cells * 8 * at_once))
         return [slice(i, i + step) for i in range(0, len(data.energy), step)]
 
     def personal(self, data: Evidence) -> Mixture:
@@ -155,25 +156,24 @@ class PriorModel:
             return prior
         if n_units > self.options.pooling_units:
             data = data.units(np.linspace(0, n_units - 1, self.options.pooling_units).astype(np.intp))
-        for _ in range(self.options.pooling_rounds):
-            prior = self._pool(data, prior)
+        with threads_over_blocks() as compute:
+            for _ in range(self.options.pooling_rounds):
+                prior = self._pool(data, prior, compute)
         return prior
 
-    def _pool(self, data: Evidence, current: Mixture) -> Mixture:
-        n_components, n_levels = self.mixture.log_shares.shape
-        responses, counts = np.zeros((n_components, len(data.root), n_levels)), np.zeros((n_components, n_levels))
-        for units in self.blocks(data):
+    def _pool(self, data: Evidence, current: Mixture, compute: Compute) -> Mixture:
+        def look(units: slice) -> tuple[FloatArray, FloatArray]:
+            """Counts (K, n_levels) and sums (K, n_rows, n_levels) of a block's responses, by share."""
             part = data.units(units)
             share, _ = responsibilities(current.terms(part), current.log_shares)
-            counts += share.sum(axis=2, dtype=np.float64)
-            for i, own in enumerate(share):
-                responses[i] += part.targets @ own.T
-        means, covariances = [], []
-        for i in range(n_components):
-            shift, uncertainty = self._shift(data.root.astype(np.float64), responses[i], counts[i], i)
-            means.append(self.mixture.means[i] + shift)
-            covariances.append(self.mixture.covariances[i] + uncertainty)
-        return replace(current, means=np.stack(means), covariances=np.stack(covariances))
+            return share.sum(axis=2, dtype=np.float64), np.stack([part.targets @ own.T for own in share])
+
+        looked = map_blocks(look, self.blocks(data, 0, compute.n_threads), compute)
+        counts, responses = (np.stack([each[place] for each in looked]).sum(axis=0, dtype=np.float64) for place in range(2))
+        root = data.root.astype(np.float64)
+        shifts = map_blocks(lambda i: self._shift(root, responses[i], counts[i], i), range(len(counts)), compute)
+        means = self.mixture.means + np.stack([shift for shift, _ in shifts])
+        return replace(current, means=means, covariances=self.mixture.covariances + np.stack([own for _, own in shifts]))
 
     def _shift(self, root: FloatArray, sums: FloatArray, counts: FloatArray, component: int) -> tuple[FloatArray, FloatArray]:
         """Posterior mean (d,) and covariance (d, d) of one component's shift, from responses summed by share (n_rows, n_levels)."""
@@ -203,7 +203,8 @@ class PriorModel:
         weights, bias, share = np.empty((n_features, n_units), kind), np.empty(n_units, kind), np.empty(n_units, kind)
         rows = None if queries is None else self.basis.apply(np.asarray(queries), np.float64)
         variance = None if rows is None else np.empty((len(rows), n_units), kind)
-        for units in self.blocks(data, 0 if rows is None else len(rows)):
+
+        def fill(units: slice) -> None:
             part = data.units(units)
             terms = prior.terms(part)
             post, _ = responsibilities(terms, prior.log_shares)
@@ -214,6 +215,9 @@ class PriorModel:
             share[units] = np.minimum((own[:-1] ** 2).sum(axis=0), 1)
             if rows is not None and variance is not None:
                 variance[:, units] = _query_variance(prior, terms, post, rows, own)
+
+        with threads_over_blocks() as compute:
+            map_blocks(fill, self.blocks(data, 0 if rows is None else len(rows), compute.n_threads), compute)
         return Adapted(weights, bias, share, variance)
 
     def state(self) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from conform_bids.encode.numerics.mixture_terms import Evidence, Levels, Mixture, Terms, responsibilities
 from conform_bids.encode.numerics.population import FloatArray
+from conform_bids.numerics.compute import map_blocks, threads_over_blocks
 
 __all__ = ["Fitted", "fit_mixture", "fit_one_gaussian"]
 
@@ -97,12 +99,13 @@ def _iterate(
     """EM until the objective rises by less than ``tolerance`` a unit, at most ``n`` rounds."""
     objective: list[float] = []
     n_units = sum(len(person.energy) for person in people)
-    for _ in range(n):
-        sums = [_expect(person, mixture) for person in people]
-        objective.append(sum(person.log_evidence for person in sums) + _log_prior(mixture, prior, strength))
-        mixture = _maximise(sums, mixture, prior, strength)
-        if len(objective) > 1 and objective[-1] - objective[-2] < tolerance * n_units:
-            break
+    with threads_over_blocks() as compute:
+        for _ in range(n):
+            sums = map_blocks(partial(_expect, mixture=mixture), people, compute)
+            objective.append(sum(person.log_evidence for person in sums) + _log_prior(mixture, prior, strength))
+            mixture = _maximise(sums, mixture, prior, strength)
+            if len(objective) > 1 and objective[-1] - objective[-2] < tolerance * n_units:
+                break
     return mixture, objective
 
 
@@ -209,7 +212,8 @@ def fit_mixture(
 
 def _split_spread(people: list[Evidence], mixture: Mixture, prior: FloatArray, strength: float, objective: list[float]) -> Fitted:
     """Part the components' covariances into those within people and the spread of their means between people (method of moments)."""
-    d, sums = mixture.means.shape[1], [_expect(person, mixture) for person in people]
+    with threads_over_blocks() as compute:
+        d, sums = mixture.means.shape[1], map_blocks(partial(_expect, mixture=mixture), people, compute)
     if len(people) == 1:
         return Fitted(mixture, np.zeros(d), np.asarray(objective))
     counts = np.stack([person.shares.sum(axis=1) for person in sums]) + 1e-9

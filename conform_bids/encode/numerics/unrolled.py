@@ -3,7 +3,8 @@
 The posterior of a unit depends on a context only through its moments ``X'X``, ``X'y``, ``y'y`` and its size, and all units of a person
 share ``X'X``: so the unit is the token, not the stimulus. Rounds of a closed-form ridge step towards a prior mean of the unit's own, and a
 network that looks at what came out and moves that mean and the penalty. ``X'(y - X w)`` is linear attention over the context's stimuli;
-there is no softmax attention over them. The answer is an ordinary linear model.
+there is no softmax attention over them. The answer is an ordinary linear model. What the units of a person have in common, which no unit
+tells by itself, is added in closed form (`conform_bids.encode.numerics.pooling`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conform_bids.encode.numerics.mixture import Basis
+from conform_bids.encode.numerics.pooling import PersonalMap, fit_personal_map
 from conform_bids.encode.numerics.population import Adapted, Context, FloatArray
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = ["NetworkSize", "UnrolledModel", "make_network", "moments"]
 UNITS_AT_A_TIME = 4096
 FLOOR = 1e-3
 """Of variances whose logarithm is taken."""
+Moments = tuple[FloatArray, FloatArray, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class NetworkSize:
     rounds: int = 4
 
 
-def moments(features: FloatArray, responses: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def moments(features: FloatArray, responses: FloatArray) -> Moments:
     """``X'X`` (d, d), ``y'X`` (n_units, d) and ``y'y`` (n_units,) in float32, from float64 products of the features."""
     x = np.asarray(features, dtype=np.float64)
     y = np.asarray(responses, dtype=np.float32)
@@ -131,6 +134,8 @@ class UnrolledModel:
         Of posterior variances, from the training people's errors.
     losses : (n_steps,) array
         Of training.
+    pools : bool
+        Whether all units of a person together correct what the network says of each (`conform_bids.encode.numerics.pooling`).
     """
 
     basis: Basis
@@ -139,6 +144,7 @@ class UnrolledModel:
     weights: Mapping[str, npt.NDArray[Any]]
     variance_scale: float
     losses: FloatArray
+    pools: bool = True
     name: str = "unrolled"
 
     def rows(self, features: FloatArray) -> FloatArray:
@@ -162,8 +168,6 @@ class UnrolledModel:
         ValueError
             If the context is empty, of another number of features, or not finite.
         """
-        import torch
-
         features, responses = np.asarray(context.features), np.asarray(context.responses)
         if features.ndim != 2 or features.shape[1] != len(self.basis.centre):
             raise ValueError(f"the model knows {len(self.basis.centre)} features, the context has shape {features.shape}")
@@ -171,34 +175,26 @@ class UnrolledModel:
             raise ValueError(f"a context needs as many rows of features as of responses: {len(features)} and {len(responses)}")
         if not (np.isfinite(features).all() and np.isfinite(responses).all()):
             raise ValueError("the context has values that are not finite")
-        gram, cross, energy = moments(self.rows(features), responses)
-        network, n = self.network(), torch.tensor([float(len(features))])
-        answers, penalties = [], []
-        with torch.inference_mode():
-            for start in range(0, len(cross), UNITS_AT_A_TIME):
-                part = slice(start, start + UNITS_AT_A_TIME)
-                inputs = [torch.from_numpy(np.ascontiguousarray(array))[None] for array in (gram, cross[part], energy[part])]
-                weights, penalty = network(*inputs, n)
-                answers.append(weights[0].numpy())
-                penalties.append(penalty[0].exp().numpy())
-        found = np.concatenate(answers)
+        network, rows = self.network(), self.rows(features)
+        sums = moments(rows, responses)
+        found, penalties = _infer(network, sums, len(rows))
+        personal = self.personal_map(network, rows, responses)
+        found = found if personal is None else personal.apply(found)
         own = (self.whitening.astype(np.float32) @ found.T).astype(np.float32)
         weights_out, bias = self.basis.weights_of_features(own)
         share = np.minimum((own[:-1] ** 2).sum(axis=0), 1)
-        variance = None if queries is None else self.variance(np.concatenate(penalties), gram, energy, cross, found, len(features), queries)
+        variance = None if queries is None else self.variance(penalties, sums, found, len(features), queries)
         return Adapted(weights_out, bias, share, variance)
 
-    def variance(
-        self,
-        penalty: FloatArray,
-        gram: FloatArray,
-        energy: FloatArray,
-        cross: FloatArray,
-        weights: FloatArray,
-        n: int,
-        queries: FloatArray,
-    ) -> FloatArray:
+    def personal_map(self, network: torch.nn.Module, rows: FloatArray, responses: FloatArray) -> PersonalMap | None:
+        """What all units together say about a person, of whitened components of the context and responses; None where that is nothing."""
+        if not self.pools:
+            return None
+        return fit_personal_map(lambda x, y: _infer(network, moments(x, y), len(x))[0], rows, responses)
+
+    def variance(self, penalty: FloatArray, sums: Moments, weights: FloatArray, n: int, queries: FloatArray) -> FloatArray:
         """Variance of the last ridge step, scaled so that it was right on average for training people, (n_queries, n_units)."""
+        gram, cross, energy = sums
         values, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
         squares = ((self.rows(queries) @ vectors) ** 2).astype(np.float32)
         shrink = 1 / (np.maximum(values, 0)[:, None] + penalty[None]).astype(np.float32)
@@ -209,7 +205,7 @@ class UnrolledModel:
         """Arrays and settings; see `from_state`."""
         arrays = {f"network/{name}": np.asarray(values) for name, values in self.weights.items()}
         arrays |= {"centre": self.basis.centre, "projection": self.basis.projection, "whitening": self.whitening, "losses": self.losses}
-        return arrays, {"engine": self.name, "size": asdict(self.size), "variance_scale": self.variance_scale}
+        return arrays, {"engine": self.name, "size": asdict(self.size), "variance_scale": self.variance_scale, "pools": self.pools}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> UnrolledModel:
@@ -225,4 +221,21 @@ class UnrolledModel:
         size = NetworkSize(**settings["size"])
         if size.rounds > len(weights):
             raise ValueError(f"{size.rounds} rounds, of which {len(weights)} arrays of weights cannot be")
-        return cls(basis, arrays["whitening"], size, weights, float(settings["variance_scale"]), arrays["losses"], str(settings["engine"]))
+        scale, losses = float(settings["variance_scale"]), arrays["losses"]
+        return cls(basis, arrays["whitening"], size, weights, scale, losses, bool(settings.get("pools", True)), str(settings["engine"]))
+
+
+def _infer(network: torch.nn.Module, sums: Moments, n: int) -> tuple[FloatArray, FloatArray]:
+    """Weights (n_units, d) and last penalty (n_units,) of each unit, from what `moments` gives of n stimuli."""
+    import torch
+
+    gram, cross, energy = sums
+    answers, penalties = [], []
+    with torch.inference_mode():
+        for start in range(0, len(cross), UNITS_AT_A_TIME):
+            part = slice(start, start + UNITS_AT_A_TIME)
+            inputs = [torch.from_numpy(np.ascontiguousarray(array))[None] for array in (gram, cross[part], energy[part])]
+            weights, penalty = network(*inputs, torch.tensor([float(n)]))
+            answers.append(weights[0].numpy())
+            penalties.append(penalty[0].exp().numpy())
+    return np.concatenate(answers), np.concatenate(penalties)

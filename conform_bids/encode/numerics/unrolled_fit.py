@@ -65,7 +65,7 @@ class UnrolledOptions:
     device : str
     """
 
-    steps: int = 2000
+    steps: int = 2600
     simulated: float = 0.55
     contexts: int = 4
     units: int = 192

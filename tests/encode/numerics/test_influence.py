@@ -36,6 +36,15 @@ def test_influence_in_a_network_is_the_derivative_of_its_weights() -> None:
             weights.append(components @ model.adapt(Context(context.features, responses)).weights)
         slope = np.linalg.norm((weights[0] - weights[1]) / (2 * step), axis=0)
         np.testing.assert_allclose(found[place], slope, rtol=0.03, atol=2e-3)
+    longer = world.new[0].context(30)
+    longer = replace(longer, responses=longer.responses + 0.5 * longer.features[:, :1])  # all units are shifted alike
+    personal = model.personal_map(model.network(), model.rows(longer.features), longer.responses)
+    assert personal is not None
+    moved, alone = step * (np.arange(30) == 7)[:, None], replace(model, pools=False)
+    weights = [components @ alone.adapt(replace(longer, responses=longer.responses + sign * moved)).weights for sign in (1, -1)]
+    turned = model.whitening @ (np.eye(len(model.whitening)) + personal.turn) @ np.linalg.inv(model.whitening)
+    slope = np.linalg.norm((turned @ np.vstack([weights[0] - weights[1], np.zeros(30)]))[:-1] / (2 * step), axis=0)
+    np.testing.assert_allclose(network_influence(model, longer)[7], slope, rtol=0.05, atol=2e-3)
     with pytest.raises(ValueError, match="as many rows"):
         network_influence(model, replace(context, responses=context.responses[:3]))
 

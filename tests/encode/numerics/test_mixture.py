@@ -11,6 +11,7 @@ from conform_bids.encode.numerics.mixture import PriorModel, PriorOptions, fit_p
 from conform_bids.encode.numerics.mixture_terms import Levels, Mixture, draw_posterior, reduce_data
 from conform_bids.encode.numerics.population import Context, FloatArray, TrainingPerson
 from conform_bids.encode.numerics.worlds import World, WorldSize, in_family_world
+from conform_bids.numerics.compute import limit_threads
 
 SIZE = WorldSize(n_features=12, n_people=3, n_units=300, n_stimuli=200, n_new=1, n_new_units=200, n_test=200)
 OPTIONS = PriorOptions(n_components=6, ceilings=(0.1, 0.3, 0.6), n_iterations=12)
@@ -178,3 +179,18 @@ def test_draws_from_the_posterior_have_its_moments() -> None:
     assert np.mean(drawn < 0.4) == pytest.approx(low, abs=0.01)
     assert drawn.min() >= 0.15
     assert drawn.max() <= 0.8
+
+
+def test_threads_change_nothing(model: PriorModel, world: World) -> None:
+    """Blocks of units are shared out among threads, as training people are; the blocks are smaller then, and rounding may differ."""
+    context, queries = double(world.new[0].context(30)), world.new[0].test_features[:5].astype(np.float64)
+    found = []
+    for n_threads in (1, 2):
+        with limit_threads(n_threads):
+            fitted = fit_prior(world.training, OPTIONS)
+            small = replace(model, options=replace(model.options, block_bytes=60_000))
+            assert len(small.blocks(small.evidence(context), 5, n_threads)) > 2
+            adapted = small.adapt(context, queries)
+        found.append((fitted.mixture.means, adapted.weights, adapted.prediction_variance))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)

@@ -72,6 +72,19 @@ def test_a_model_is_its_state(model: UnrolledModel, world: World) -> None:
     np.testing.assert_array_equal(again.adapt(context).weights, model.adapt(context).weights)
 
 
+def test_units_together_correct_what_each_says(model: UnrolledModel, world: World) -> None:
+    """By a map that is the same for all units; a unit by itself, or a model that does not pool, has none."""
+    person = world.new[0]
+    context = person.context(40)
+    alone, together = (replace(model, pools=pools).adapt(context).weights for pools in (False, True))
+    assert person.score(together).mean() > person.score(alone).mean() - 0.002  # a network that learned for 12 steps
+    known = np.vstack([np.ones(alone.shape[1]), alone])
+    left = together - alone - (together - alone) @ np.linalg.pinv(known) @ known
+    assert np.abs(left).max() < 1e-3 * np.abs(together).max()
+    again = UnrolledModel.from_state(*replace(model, pools=False).state())
+    np.testing.assert_array_equal(again.adapt(context).weights, alone)
+
+
 def test_what_does_not_fit_is_refused(model: UnrolledModel, world: World) -> None:
     context = world.new[0].context(5)
     for features, responses in (
