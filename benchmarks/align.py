@@ -10,11 +10,9 @@ seconds; one left-out person a seed, five others. ``--shuffle`` shuffles that pe
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from align_worlds import WORLDS, simulate
+from machine import peak_anonymous_gb
 
 from conform_bids.align.numerics.data import PersonData, parcels_from_labels, standardise
 from conform_bids.align.numerics.options import FAMILIES, AlignOptions, Setting
@@ -143,20 +142,10 @@ def speed() -> None:
 
 def large(n_units: int, n_people: int) -> None:
     """CPU seconds, and the highest anonymous memory (GB) meanwhile, of people whose responses are memory maps."""
-    peak, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            status = Path("/proc/self/status").read_text()
-            peak[0] = max(peak[0], int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) * 1024 / 1e9)
-
-    watcher = threading.Thread(target=watch)
     with limit_threads(1), tempfile.TemporaryDirectory() as folder:
         sheet = make_sheet(n_people, n_units, 1000, (20, 10), Path(folder))
-        watcher.start()
-        seconds = _timing(sheet, "stack", 2.0)
-    done.set()
-    watcher.join()
+        with peak_anonymous_gb() as peak:
+            seconds = _timing(sheet, "stack", 2.0)
     print(seconds, peak[0])
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from machine import peak_anonymous_gb
 
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library
 from conform_bids.glm.numerics.design import Design, exact_regressors
@@ -151,16 +152,17 @@ def measure(name: str, size: Size, label: str, threads: int, memory_gb: float) -
             return np.lib.format.open_memmap(on_disk / f"{array}.npy", mode="w+", dtype=np.float32, shape=shape)
 
         seconds = np.inf
-        for _ in range(1 if name in ("nsd", "bold5000") else 2 if n_units > 50_000 else 5):
-            started = time.perf_counter()
-            result = fit_models(runs, design, library, assumed, options, compute, allocate)
-            seconds = min(seconds, time.perf_counter() - started)
+        with peak_anonymous_gb() as anonymous:
+            for _ in range(1 if name in ("nsd", "bold5000") else 2 if n_units > 50_000 else 5):
+                started = time.perf_counter()
+                result = fit_models(runs, design, library, assumed, options, compute, allocate)
+                seconds = min(seconds, time.perf_counter() - started)
     flops = needed_flops(design, options, result)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     scaled = f" (all {size.units:,}: {seconds * size.units / n_units:.0f} s, extrapolated)" if size.fitted else ""
     print(
         f"| {name} | {label} | {threads} | {n_units:,} | {seconds:.2f}{scaled} | {n_units / seconds:,.0f} | {flops / seconds / 1e9:.0f} | "
-        f"{rate / 1e9:.0f} | {flops / seconds / rate:.0%} | {seconds * rate / flops:.1f} | {peak:.2f} |",
+        f"{rate / 1e9:.0f} | {flops / seconds / rate:.0%} | {seconds * rate / flops:.1f} | {peak:.2f} | {anonymous[0]:.2f} |",
         flush=True,
     )
 
@@ -255,8 +257,10 @@ def main() -> None:
     if arguments.files:
         measure_files(arguments.files, max(arguments.threads), arguments.memory)
         return
-    print("| size | models | threads | units | seconds | units/s | GFLOP/s | machine GFLOP/s | share | x limit | peak RSS, GB |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| size | models | threads | units | seconds | units/s | GFLOP/s | machine GFLOP/s | share | x limit | peak RSS, GB | without mapped files |"
+    )
+    print("|" + "---|" * len(names))
     for name in arguments.sizes:
         for label in arguments.models:
             for threads in arguments.threads:

@@ -5,7 +5,7 @@ threads; ``--large`` adds GSN at 3,000 units. ``--whole`` denoises 91,282 units 
 memory-mapped file in ``--scratch`` to memory-mapped outputs; ``--fraction .1`` takes a tenth of the units and says what all would take.
 
 "At the machine's rate" is the time that the eigendecompositions that were made (counted as they are called) and the products that the
-method needs (counted by formula, in double precision) would take at the rates that the machine shows for them alone; "share" is that over
+method needs (counted by formula, each in its precision) would take at the rates that the machine shows for them alone; "share" is that over
 the time taken. Triangular solves, elementwise work, reordering and reading are what is missing from it. Threads of the engine take whole
 parcels, so that its rates are those of one thread, times threads. Each figure is the faster of two, but for what takes longer than 5 s.
 On a machine that others use as well, CPU seconds say more than wall time.
@@ -17,7 +17,6 @@ import argparse
 import os
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from machine import peak_anonymous_gb
 
 from conform_bids.numerics.clusters import spatial_clusters
 from conform_bids.numerics.compute import Compute, limit_threads
@@ -56,18 +56,18 @@ def simulate(n_units: int, n_conditions: int, n_trials: int, seed: int = 0) -> t
 
 
 @cache
-def product_rate(threads: int, size: int = 1000) -> float:
-    """Double-precision products, FLOP/s."""
+def product_rate(threads: int, size: int = 1000, dtype: str = "float64") -> float:
+    """Products, FLOP/s."""
     with limit_threads(threads):
-        left = np.random.default_rng(0).standard_normal((size, size))
+        left = np.random.default_rng(0).standard_normal((size, size)).astype(dtype)
         return 2.0 * size**3 / min(timed(lambda: left @ left)[1] for _ in range(5))
 
 
 @cache
-def eigh_seconds(size: int, threads: int) -> float:
+def eigh_seconds(size: int, threads: int, dtype: str = "float64") -> float:
     """Eigendecomposition of a covariance of this size."""
     with limit_threads(threads):
-        rows = np.random.default_rng(0).standard_normal((2 * size, size))
+        rows = np.random.default_rng(0).standard_normal((2 * size, size)).astype(dtype)
         matrix = torch.from_numpy(rows.T @ rows)
         repeats = 3 if size < 1500 else 1
         return min(timed(lambda: EIGH(matrix))[1] for _ in range(repeats))
@@ -77,12 +77,12 @@ EIGH: Callable[..., Any] = torch.linalg.eigh
 
 
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """Sizes of the eigendecompositions that are made inside."""
-    sizes: list[int] = []
+def counted() -> Iterator[list[tuple[int, str]]]:
+    """Sizes and precision of the eigendecompositions that are made inside."""
+    sizes: list[tuple[int, str]] = []
 
     def count(matrix: torch.Tensor) -> Any:
-        sizes.append(len(matrix))
+        sizes.append((len(matrix), "float32" if matrix.dtype == torch.float32 else "float64"))
         return EIGH(matrix)
 
     torch.linalg.eigh = count
@@ -102,7 +102,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 class Measured:
     """Wall and CPU seconds of a call, the faster of two, and the time at the machine's rate."""
 
-    def __init__(self, call: Callable[[], Any], products: float, threads: int, own_threads: int = 1) -> None:
+    def __init__(self, call: Callable[[], Any], products: tuple[float, float], threads: int, own_threads: int = 1) -> None:
         self.wall = np.inf
         for _ in range(2):
             cpu = time.process_time()
@@ -113,13 +113,18 @@ class Measured:
             if wall > MAX_REPEATED:
                 break
         inner = threads if own_threads == 1 else 1
-        self.eigh = sum(eigh_seconds(_round(size), inner) for size in sizes) / own_threads
-        self.products = products / product_rate(inner) / own_threads
+        self.eigh = sum(eigh_seconds(_round(size), inner, dtype) for size, dtype in sizes) / own_threads
+        self.products = product_seconds(products, inner) / own_threads
 
     @property
     def row(self) -> str:
         """Seconds, CPU-s, at the machine's rate (eigh, products), share."""
         return f"{self.wall:.2f} | {self.cpu:.2f} | {self.eigh:.2f} + {self.products:.2f} | {(self.eigh + self.products) / self.wall:.0%}"
+
+
+def product_seconds(products: tuple[float, float], threads: int) -> float:
+    """Products in double and in single precision, FLOP, at the machine's rates."""
+    return products[0] / product_rate(threads) + products[1] / product_rate(threads, dtype="float32")
 
 
 def _round(size: int) -> int:
@@ -128,24 +133,28 @@ def _round(size: int) -> int:
     return -(-size // step) * step
 
 
-def gsn_products(n_units: int, n_conditions: int, n_trials: int, n_parts: int) -> float:
-    """Covariances, spectra of shrinkage, and the parts that are put together again."""
+def gsn_products(n_units: int, n_conditions: int, n_trials: int, n_parts: int) -> tuple[float, float]:
+    """Covariances, spectra of shrinkage, and the parts that are put together again: all in double precision."""
     rows = n_conditions * n_trials
     outer = n_units**2 * (rows + n_conditions) * 1.8
-    return outer + 2.0 * n_units**2 * 0.2 * (rows + n_conditions) + n_parts * float(n_units) ** 3
+    return outer + 2.0 * n_units**2 * 0.2 * (rows + n_conditions) + n_parts * float(n_units) ** 3, 0.0
 
 
-def stacked_products(n_units: int, n_conditions: int, n_trials: int, n_folds: int = 5, n_levels: int = 4, n_terms: int = 27) -> float:
-    """The default method and its held-out denoisers, at full rank."""
+def stacked_products(
+    n_units: int, n_conditions: int, n_trials: int, *, held_out: bool = True, n_folds: int = 5, n_levels: int = 4, n_terms: int = 27
+) -> tuple[float, float]:
+    """The default method, with its held-out denoisers or without, at full rank: in double precision, and in single."""
     n, rank, rows, held = float(n_units), float(min(n_units, n_conditions - 1)), n_conditions * n_trials, n_conditions / n_folds
     part = 2 * n**2 * rank + 5 * n * rank**2
     pairs = n_levels * (n_levels + 1) / 2
     score = pairs * (2 * n * rank**2 + 2 * held * rank**2 + 2 * n_terms * rank**2) + n_levels * 4 * held * n * rank
     covariances = n**2 * (rows + n_conditions) + 2 * n**3 / 3
-    fits = covariances + n_levels * part
-    calibration = n_folds * (n**2 * rows + 2 * n**3 / 3 + 2 * (n**2 * n_conditions + n_levels * part + score))
-    held_out_fits = n_folds * (fits + 2 * score + n_levels * 2 * n**2 * rank) + 2 * n**2 * rows
-    return fits + calibration + held_out_fits
+    double = covariances + n_levels * part + n_folds * (n**2 * rows + 2 * n**3 / 3 + 2 * n**2 * n_conditions)
+    single = n_folds * 2 * (n_levels * part + score)
+    if held_out:
+        double += n_folds * (covariances + n_levels * 2 * n**2 * rank + 2 * n**3) + 2 * n**2 * rows
+        single += n_folds * (n_levels * part + 2 * score)
+    return double, single
 
 
 def measure_gsn(sizes: list[int], threads: list[int]) -> None:
@@ -178,7 +187,7 @@ def measure_growth() -> None:
         before = np.nan
         for n_units, n_conditions, n_trials in sizes:
             values, condition = simulate(n_units, n_conditions, n_trials)
-            products = stacked_products(n_units, n_conditions, n_trials) * 7 / 12  # without the denoisers that are held out
+            products = stacked_products(n_units, n_conditions, n_trials, held_out=False)
             found = Measured(partial(fit.fit_parcel, values.astype(np.float64), condition), products, 1)
             exponent = "" if np.isnan(before) else f"{np.log2(found.wall / before):.1f}"
             print(f"| {n_units} | {n_conditions} | {n_trials} | {found.row} | {exponent} |", flush=True)
@@ -230,7 +239,7 @@ def measure_stages() -> None:
         total = time.process_time() - total
     for module, name, _ in STAGES:
         setattr(module, name, originals[name])
-    own = sum(eigh_seconds(_round(size), 1) for size in sizes)
+    own = sum(eigh_seconds(_round(size), 1, dtype) for size, dtype in sizes)
     print(f"\nOne parcel of {SIZE} x {CONDITIONS:,} x {TRIALS}, one thread: {total:.2f} CPU-s")
     print(f"{len(sizes)} eigendecompositions, {own:.2f} s at the machine's rate\n\n| stage | CPU-s | share |\n|---|---|---|")
     for _, name, label in STAGES:
@@ -248,7 +257,8 @@ def measure_parcels(threads: list[int], n_parcels: int = 8) -> None:
     for count in threads:
         compute = Compute(n_threads=count)
         call = partial(denoise_parcels, betas, trials, parcel, EngineOptions(null_parcels=0), compute)
-        found = Measured(call, n_parcels * stacked_products(SIZE, CONDITIONS, TRIALS), count, own_threads=count)
+        double, single = stacked_products(SIZE, CONDITIONS, TRIALS)
+        found = Measured(call, (n_parcels * double, n_parcels * single), count, own_threads=count)
         print(f"| {count} | {found.row} | {len(betas) / found.wall:,.0f} |", flush=True)
 
 
@@ -278,7 +288,7 @@ def measure_whole(scratch: Path, threads: int, memory_gb: float, fraction: float
             source = np.load(folder / "betas.npy", mmap_mode="r")
             result, seconds = timed(lambda: denoise_parcels(source, trials, parcel, options, compute, allocate))
         cpu = time.process_time() - cpu
-    work = (stacked_products(SIZE, CONDITIONS, TRIALS) / product_rate(1)) * len(result.parcels) / threads
+    work = product_seconds(stacked_products(SIZE, CONDITIONS, TRIALS), 1) * len(result.parcels) / threads
     print(
         f"\n{n_units:,} units x {CONDITIONS:,} x {TRIALS}, {len(result.parcels)} clusters ({clustering:.1f} s to make), {threads} threads: "
         f"{seconds:.0f} s, {cpu:.0f} CPU-s, {n_units / seconds:,.0f} units/s, products alone {work / seconds:.0%} of it, "
@@ -286,25 +296,6 @@ def measure_whole(scratch: Path, threads: int, memory_gb: float, fraction: float
     )
     if fraction < 1:
         print(f"all {UNITS:,} units, extrapolated from {fraction:.0%} of them: {seconds / fraction:.0f} s, {cpu / fraction:.0f} CPU-s")
-
-
-@contextmanager
-def peak_anonymous_gb() -> Iterator[list[float]]:
-    """Largest memory of this process without mapped files, which the kernel can take back; looked at every 0.1 s (Linux)."""
-    peak, done = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            peak[0] = max(peak[0], *(int(line.split()[1]) / 1e6 for line in lines if line.startswith("RssAnon")))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
 
 
 def main() -> None:

@@ -239,8 +239,8 @@ _EFFECTS = {
     "trialavg": ("trialavg", "Average over the trials of each condition, not denoised; map k is row k of the trial table"),
     "crossfit": (
         "psncrossfit",
-        "Response to each condition, denoised by a fit to other conditions: what reliability may be computed of; test conditions as in "
-        "desc-psn",
+        "Response to each condition, denoised by a fit to other conditions, amplitudes of units by the fit to all train conditions; test "
+        "conditions as in desc-psn",
     ),
 }
 
@@ -276,7 +276,7 @@ def output_maps(plan: Plan) -> list[MapOutput]:
         "noise_ceiling_after",
         "noiseceiling",
         "psn",
-        Description=f"{ceiling}, after denoising, cross-fitted over conditions",
+        Description=f"{ceiling}, after denoising, cross-fitted over conditions, at one size in all folds",
         Units="percent",
     )
     add("signal_variance", "signalvariance", "psn", Description="Variance of the signal over conditions", Units=squared)

@@ -69,7 +69,9 @@ _PARCELS: dict[str, Any] = {
     "data_level": {"Description": "Shrinkage of the covariance of condition means; 1 is none."},
     "gain": {"Description": "Share of the variance of held-out responses that denoised ones predict; 0 and below: no gain."},
     "reliability_before": {"Description": "Correlation over conditions of even with odd repeats, median over units."},
-    "reliability_after": {"Description": "The same, both denoised by denoisers that never saw the condition."},
+    "reliability_after": {
+        "Description": "The same, both denoised by denoisers that never saw the condition, and at one size in all folds."
+    },
     "note": {"Description": "What happened."},
 }
 

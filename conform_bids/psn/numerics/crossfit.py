@@ -72,12 +72,15 @@ def crossfit(trials: Trials, fit: Callable[[Trials], Denoiser], n_folds: int = 5
     first, second, counts = half_means(complete)
     repeated = complete.counts >= 2
     after = [np.zeros_like(first), np.zeros_like(second)]
+    deviation = complete.values - centre
+    second_moment, sizes = deviation.T @ deviation / len(deviation), []
     for index, fold in enumerate(split_conditions(complete.counts, n_folds, seed)):
         fold_of[fold] = index
         others = np.ones(complete.n_conditions, bool)
         others[fold] = False
         # about the mean of all conditions: the folds' own means would differ by their neighbours' noise
         denoiser = replace(fit(complete.select_conditions(others)), mean=np.zeros_like(centre))
+        sizes.append(denoiser.output_sizes(second_moment))
         denoised[fold] = centre + denoiser.apply(means[fold] - centre, complete.counts[fold])
         halves = fold[repeated[fold]]
         for half, out, count in zip((first, second), after, counts, strict=True):
@@ -88,7 +91,7 @@ def crossfit(trials: Trials, fit: Callable[[Trials], Denoiser], n_folds: int = 5
     total = np.square(a).sum(axis=0) + np.square(b).sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = 1 - error / total
-    p, q = even_out(code, p, q)
+    p, q = (even_out(half, code, np.stack(sizes)) for half in (p, q))
     return CrossFit(
         denoised,
         fold_of,

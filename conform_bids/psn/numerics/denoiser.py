@@ -124,6 +124,11 @@ class Denoiser:
             total += (component.left * component.gain(count)) @ component.right.T
         return total if self.unit_gain is None else total * self.unit_gain[:, None]
 
+    def output_sizes(self, second_moment: FloatArray, n_averaged: float | None = None) -> FloatArray:
+        """Root mean square of each unit's output, (n_units,), for responses about the mean with a second moment, (n_units, n_units)."""
+        matrix = self.matrix(n_averaged)
+        return np.asarray(np.sqrt(np.maximum(np.einsum("ij,ij->i", matrix @ second_moment, matrix), 0.0)))
+
     def effective_dimensions(self, n_averaged: float | None = None) -> float:
         """Trace of the map."""
         count = self.n_averaged if n_averaged is None else n_averaged

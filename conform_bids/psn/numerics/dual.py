@@ -36,6 +36,8 @@ FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]
 BLOCK = 2048
+MAX_SIZED = 500
+"""Trials, about, that tell how much a denoiser passes on the whole."""
 ROUNDING = 1e-10
 """Of the largest variance along a principal direction of the trials; those below it are rounding errors of single precision."""
 
@@ -201,10 +203,13 @@ def evaluate_dual(
         In coordinates, one a fold.
     """
     passed, fold_of = pass_held_out(projected, folds, denoisers)
+    some = (projected.values - projected.means.mean(axis=0))[:: max(len(projected.values) // MAX_SIZED, 1)]
+    passed_whole = [some @ denoiser.matrix().T for denoiser in denoisers]
     parts = []
     for block in _blocks(len(coordinates.scale)):
         trials = group_trials(values[:, block], condition)[0]
-        parts.append(evaluate_passed(trials, coordinates.deviations(passed, block), fold_of))
+        sizes = np.stack([np.sqrt(np.square(coordinates.deviations(own, block)).mean(axis=0)) for own in passed_whole])
+        parts.append(evaluate_passed(trials, coordinates.deviations(passed, block), fold_of, sizes))
     variances = UnitVariances(
         *(np.concatenate([getattr(part.variances, name) for part in parts]) for name in ("signal", "noise", "share")),
     )

@@ -33,7 +33,7 @@ RIDGE = 1e-10
 ROUNDING = 1e-12
 SINGLE_ROUNDING = 1e-6
 MAX_SINGLE = 1e3
-"""Of the diagonal of a triangle, and of signal to the least noise: largest ratio that single precision is used for."""
+"""Of the diagonal of a triangle, of signal to the least noise, and along a dimension: largest ratio that single precision is used for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +137,11 @@ def filter_parts(
             continue
         signal, cholesky = shrink(data, data_level) - share * shrink(noise, noise_level), choleskys[noise_level]
         if light and _allow_single(data, cholesky):
-            parts.append(filter_part(signal_factor(signal.astype(np.float32)), cholesky.astype(np.float32)))
-        else:
-            parts.append(filter_part(signal_factor(signal), cholesky))
+            part = filter_part(signal_factor(signal.astype(np.float32)), cholesky.astype(np.float32))
+            if not part.ratio.size or part.ratio[0] < MAX_SINGLE:
+                parts.append(part)
+                continue
+        parts.append(filter_part(signal_factor(signal), cholesky))
     return parts
 
 

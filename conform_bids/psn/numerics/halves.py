@@ -57,26 +57,25 @@ def about_folds(values: FloatArray, code: IntArray) -> FloatArray:
     return centred
 
 
-def even_out(code: IntArray, *samples: FloatArray) -> tuple[FloatArray, ...]:
-    """Rows about the mean of their fold, at the same root mean square (of all that is given, together) in every fold, unit by unit.
+def even_out(values: FloatArray, code: IntArray, sizes: FloatArray) -> FloatArray:
+    """Rows about the mean of their fold, divided by what the denoiser of the fold passes on the whole, unit by unit.
 
     A denoiser passes the more, the better repeats agree in the conditions that it was fitted on. So where a fold's repeats happen to agree,
     the other folds are passed with more weight, and that fold with less: sums over folds of products of repeats are too low, with 16 to 20
-    conditions of pure noise by .07 as correlations. At the same size no fold has more weight than another, and the mean is 0.
+    conditions of pure noise by .1 as correlations. Divided by sizes that do not depend on which trials are repeats of which in the fold, no
+    fold has more weight than another, and the mean is 0. The fold's own size would not do: it takes correlations of few conditions down.
 
     Parameters
     ----------
+    values : (n_rows, n_units) float64 array
+        Denoised.
     code : (n_rows,) int array
         Fold of each row.
-    *samples : (n_rows, n_units) float64 arrays
-        One, or two halves. Units of which nothing is left in a fold stay 0.
+    sizes : (n_folds, n_units) float64 array
+        As of `conform_bids.psn.numerics.denoiser.Denoiser.output_sizes`; units of which nothing is passed in a fold stay 0.
     """
-    even = tuple(about_folds(values, code) for values in samples)
-    for fold in np.unique(code):
-        rows = code == fold
-        size = np.sqrt(sum(np.square(values[rows]).mean(axis=0) for values in even))
-        for values in even:
-            values[rows] /= np.where(size > 0, size, 1.0)
+    even = about_folds(values, code)
+    even /= np.where(sizes > 0, sizes, 1.0)[code]
     return even
 
 

@@ -3,11 +3,11 @@
 The default method cross-validates within its fit. For denoisers of the other conditions its levels of shrinkage are taken over from the
 whole parcel, two numbers; covariances, means and units' scales come from the other conditions alone, and the mixture is calibrated on
 the other folds, for conditions that a denoiser has not seen. `conform_bids.psn.numerics.crossfit` chooses everything anew in each fold; it
-takes as long as five fits, and serves the other methods.
+takes as long as five fits; `fit_each` does so for the other methods.
 
 Gains of units (`conform_bids.psn.numerics.unit_gains`) are those of the whole fit in what is given out: gains that are chosen without a
 fold are the larger, the less of a unit repeats in that fold, and would seem to make noise repeat less than by chance. One number for all
-conditions of a unit changes no correlation, so that nothing comes of it. What squared errors are saved is told with the gains that were
+conditions of a unit changes none of its correlations over conditions. What squared errors are saved is told with the gains that were
 chosen without the fold.
 """
 
@@ -155,11 +155,15 @@ def evaluate_held_out(
     unit_gain : (n_units,) float64 array, optional
         Of the fit to all conditions, for the denoised responses.
     """
-    passed, fold_of = pass_held_out(trials, folds, [replace(denoiser, unit_gain=None) for denoiser in denoisers])
+    without_gains = [replace(denoiser, unit_gain=None) for denoiser in denoisers]
+    deviation = trials.values - trials.means.mean(axis=0)
+    second_moment = deviation.T @ deviation / len(deviation)
+    passed, fold_of = pass_held_out(trials, folds, without_gains)
+    sizes = np.stack([denoiser.output_sizes(second_moment) for denoiser in without_gains])
     gains = None
-    if denoisers and denoisers[0].unit_gain is not None:
+    if any(denoiser.unit_gain is not None for denoiser in denoisers):
         gains = np.stack([np.ones(trials.n_units) if denoiser.unit_gain is None else denoiser.unit_gain for denoiser in denoisers])
-    found = evaluate_passed(trials, passed, fold_of, gains)
+    found = evaluate_passed(trials, passed, fold_of, sizes, gains)
     if unit_gain is None:
         return found
     centre = trials.means.mean(axis=0)
@@ -181,7 +185,9 @@ def pass_held_out(trials: Trials, folds: Sequence[IntArray], denoisers: Sequence
     return passed, fold_of
 
 
-def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, unit_gains: FloatArray | None = None) -> HeldOut:
+def evaluate_passed(
+    trials: Trials, passed: FloatArray, fold_of: IntArray, sizes: FloatArray, unit_gains: FloatArray | None = None
+) -> HeldOut:
     """Compare trials with what was passed of them.
 
     Parameters
@@ -192,22 +198,24 @@ def evaluate_passed(trials: Trials, passed: FloatArray, fold_of: IntArray, unit_
         As of `pass_held_out`.
     fold_of : (n_conditions,) int array
         Fold of each condition.
+    sizes : (n_folds, n_units) float64 array
+        What the denoiser of each fold passes of all trials, root mean square (see `conform_bids.psn.numerics.halves.even_out`).
     unit_gains : (n_folds, n_units) float64 array, optional
         What the units of each fold are multiplied by before squared errors are taken.
     """
     after = replace_values(trials, passed)
     repeated = trials.counts >= 2
-    code = fold_of[repeated]
+    code, code_of_trials = fold_of[repeated], fold_of[trials.condition]
     halves, passed_halves = ([half[repeated] for half in half_means(own)[:2]] for own in (trials, after))
     before = correlate(*(about_folds(half, code) for half in halves))
-    denoised = correlate(*even_out(code, *passed_halves))
-    predicted = after if unit_gains is None else replace_values(trials, passed * unit_gains[fold_of[trials.condition]])
+    denoised = correlate(*(even_out(half, code, sizes) for half in passed_halves))
+    predicted = after if unit_gains is None else replace_values(trials, passed * unit_gains[code_of_trials])
     saved, total = _gain(trials, predicted, fold_of)
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = saved / total
-    fold = fold_of[trials.condition]
-    variances = unit_variances(even_out(fold, passed)[0], trials.condition, fold)
-    return HeldOut(after.means + trials.means.mean(axis=0), variances, before, np.nan_to_num(denoised), gain, saved, total)
+    variances = unit_variances(even_out(passed, code_of_trials, sizes), trials.condition, code_of_trials)
+    kept = np.where(np.isfinite(before), np.nan_to_num(denoised), np.nan)  # nothing left is 0, no fold with two that repeat is not
+    return HeldOut(after.means + trials.means.mean(axis=0), variances, before, kept, gain, saved, total)
 
 
 def replace_values(trials: Trials, values: FloatArray) -> Trials:
