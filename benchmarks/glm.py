@@ -257,9 +257,9 @@ def main() -> None:
     if arguments.files:
         measure_files(arguments.files, max(arguments.threads), arguments.memory)
         return
-    print(
-        "| size | models | threads | units | seconds | units/s | GFLOP/s | machine GFLOP/s | share | x limit | peak RSS, GB | without mapped files |"
-    )
+    names = ["size", "models", "threads", "units", "seconds", "units/s", "GFLOP/s", "machine GFLOP/s", "share", "x limit", "peak RSS, GB"]
+    names.append("without mapped files")
+    print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))
     for name in arguments.sizes:
         for label in arguments.models:
