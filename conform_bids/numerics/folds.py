@@ -67,7 +67,7 @@ def pair_repeats(
     n_trials = len(condition)
     usable = np.ones(n_trials, bool) if usable is None else usable
     n_runs, n_conditions = (int(labels.max()) + 1 if n_trials else 0 for labels in (run, condition))
-    held_out = np.array([np.isin(np.arange(n_runs), list(fold)) for fold in folds], dtype=np.float64).reshape(-1, n_runs)
+    held_out = np.array([np.isin(np.arange(n_runs), list(fold)) for fold in folds], dtype=np.float64).reshape(len(folds), n_runs)
     # folds in which a run of the first is trained on and one of the second is tested
     n_folds = (1 - held_out).T @ held_out
     rows = np.flatnonzero(usable)

@@ -207,6 +207,25 @@ def test_one_run_without_a_list(small: tuple) -> None:
     assert list(compatible.models) == ["fithrfdenoiserr", "fithrf"]
 
 
+def test_a_run_without_trials_takes_part_as_noise_alone(small: tuple) -> None:
+    bold, events = small
+    models = ("fithrf", "fithrfdenoiserr", "conform")
+    found = fit_single_trials([*bold, bold[0][::-1].copy()], [*events, events[0].iloc[:0]], 2.0, models=models, n_threads=1)
+    assert len(found.trials) == len(events[0]) + len(events[1])
+    for model in models:
+        assert np.isfinite(found[model].betas).all(), model
+
+
+def test_cuda_gives_what_the_cpu_gives(small: tuple) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    cpu, cuda = (fit_single_trials(*small, 2.0, models=(*MODELS, "conform"), device=device) for device in ("cpu", "cuda"))
+    for model in (*MODELS, "conform"):
+        size = cpu[model].betas.std()
+        assert np.mean(np.abs(cuda[model].betas - cpu[model].betas) < 1e-3 * size) > 0.99, model
+
+
 def test_confounds_are_taken_out(small: tuple) -> None:
     bold, events = small
     generator = np.random.default_rng(1)

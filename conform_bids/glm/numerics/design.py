@@ -171,6 +171,8 @@ def exact_regressors(design: Design, response: Callable[[float, FloatArray], Flo
             if blocks is None:
                 blocks = np.zeros((values.shape[-1], *delays.shape))
             blocks[:, :, same] = np.moveaxis(values, -1, 0)
-        return np.zeros((1, *delays.shape)) if blocks is None else blocks
+        if blocks is None:  # a run without trials has none with any HRF
+            return np.zeros((response(1.0, delays).shape[-1], *delays.shape))
+        return blocks
 
     return columns

@@ -178,22 +178,25 @@ def fit_spans(regressors: FloatArray, extra: FloatArray) -> SpanFits:
     """
     norms, (n_rows, n_columns) = _largest_norms(regressors), regressors.shape[1:]
     clean = regressors - extra @ (extra.T @ regressors) if extra.shape[1] else regressors
-    good = np.zeros(len(clean), bool)
+    good, weights = np.zeros(len(clean), bool), np.zeros((len(clean), n_columns, 0))
     if 0 < n_columns <= n_rows:
         lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(clean.swapaxes(1, 2) @ clean))
-        smallest = lower.diagonal(dim1=1, dim2=2).min(1).values.numpy()
-        good = (failed.numpy() == 0) & (smallest > WELL_CONDITIONED * norms)
-    if good.all():
         identity = torch.eye(n_columns, dtype=torch.float64).expand_as(lower)
-        weights = torch.linalg.solve_triangular(lower, identity, upper=False).numpy().swapaxes(1, 2)
+        inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+        # pivots can be large where the smallest singular value is not; one over the norm of the inverse is never above that value
+        good = (failed == 0).numpy() & (inverse.flatten(1).norm(dim=1).numpy() * WELL_CONDITIONED * norms < 1)
+        weights = inverse.numpy().swapaxes(1, 2)
+    if good.all():
         return SpanFits(clean @ weights, weights)
-    parts = _decompose(clean, norms)
-    rank = max(len(singular) for _, singular, _ in parts)
-    directions, weights = np.zeros((len(parts), n_rows, rank)), np.zeros((len(parts), n_columns, rank))
-    for index, (left, singular, right) in enumerate(parts):
-        directions[index, :, : len(singular)] = left
-        weights[index, :, : len(singular)] = right / singular
-    return SpanFits(directions, weights)
+    parts = iter(_decompose(clean[~good], norms[~good]))
+    each = [(clean[k] @ weights[k], weights[k]) if fine else _span(*next(parts)) for k, fine in enumerate(good)]
+    rank = max(part.shape[1] for _, part in each)
+    padded = ([np.pad(part[k], ((0, 0), (0, rank - part[k].shape[1]))) for part in each] for k in (0, 1))
+    return SpanFits(*(np.stack(arrays) for arrays in padded))
+
+
+def _span(left: FloatArray, singular: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return left, right / singular
 
 
 class StackedRuns:
