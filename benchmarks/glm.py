@@ -2,8 +2,8 @@
 
 ``python benchmarks/glm.py`` runs the small sizes; ``--sizes 10k 91k nsd bold5000`` chooses; ``--threads 1 2`` compares threads;
 ``--models compat default`` chooses what is fitted; ``--memory 8`` (GB) is what the engine may take before it works out of core;
-``--all-units`` fits all of bold5000 in place of a part; ``--files WORK`` runs conform-glm itself on one session of NSD's size, written to
-WORK as CIFTI and read back.
+``--all-units`` fits all of bold5000 in place of a part; ``--files WORK --sizes nsd`` runs conform-glm itself
+on data of that size, written to WORK as CIFTI and read back.
 
 The limit counts the products that the method needs: one product a run and HRF for the choice of the HRF (twice in the default model),
 one a run for every set of betas, cross-validation by nested projections, decompositions of the designs. "x limit" is the time over the
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def make_design(size: Size, rng: np.random.Generator) -> Design:
     )
 
 
+def make_run(regressors: npt.NDArray[np.floating], active: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """BOLD (volumes, units) of a run, from its regressors (volumes, trials) and which units respond."""
+    values = rng.standard_normal((len(regressors), len(active)), dtype=np.float32) * 8 + 800
+    values += regressors.astype(np.float32) @ ((rng.standard_normal((regressors.shape[1], len(active)), dtype=np.float32) * 6 + 8) * active)
+    return values
+
+
 def make_runs(design: Design, n_units: int, rng: np.random.Generator, folder: Path | None) -> list[npt.NDArray[np.float32]]:
     """BOLD in which two units of five respond, as the engine gets it: in memory, or as memory maps in a folder."""
     library = load_default_library()
@@ -94,9 +102,7 @@ def make_runs(design: Design, n_units: int, rng: np.random.Generator, folder: Pa
     active = rng.random(n_units) < 0.4
     runs = []
     for run in range(design.n_runs):
-        regressors = columns(run)[8].astype(np.float32)
-        values = rng.standard_normal((design.run_lengths[run], n_units), dtype=np.float32) * 8 + 800
-        values += regressors @ ((rng.standard_normal((regressors.shape[1], n_units), dtype=np.float32) * 6 + 8) * active)
+        values = make_run(columns(run)[8], active, rng)
         if folder is None:
             runs.append(values)
         else:
@@ -168,7 +174,7 @@ def measure(name: str, size: Size, label: str, threads: int, memory_gb: float) -
 
 
 def write_session(root: Path, size: Size) -> None:
-    """One session as fMRIPrep leaves it: CIFTI series of 91,282 grayordinates, confounds, events."""
+    """One session (or a subject of one) as fMRIPrep leaves it: CIFTI series of 91,282 grayordinates, confounds, events."""
     import nibabel as nib
     from nibabel.cifti2 import BrainModelAxis, SeriesAxis
 
@@ -186,8 +192,12 @@ def write_session(root: Path, size: Size) -> None:
     mask.flat[: size.units - sum(map(len, cortex))] = True
     axes.append(BrainModelAxis.from_mask(mask, affine=np.diag([2.0, 2, 2, 1]), name="thalamus_left"))
     models = axes[0] + axes[1] + axes[2]
-    for run, values in enumerate(make_runs(design, size.units, rng, None)):
-        stem = f"{place}/sub-01_ses-01_task-nsd_run-{run + 1:02d}"
+    library = load_default_library()
+    columns = exact_regressors(design, lambda duration, times: response_at(library, duration, times))
+    active = rng.random(size.units) < 0.4
+    for run in range(design.n_runs):
+        values = make_run(columns(run)[8], active, rng)
+        stem = f"{place}/sub-01_ses-01_task-nsd_run-{run + 1:03d}"
         header = nib.Cifti2Header.from_axes((SeriesAxis(0, design.tr, len(values), "SECOND"), models))
         nib.Cifti2Image(values, header=header).to_filename(derivative / f"{stem}_space-fsLR_den-91k_bold.dtseries.nii")
         (derivative / f"{stem}_space-fsLR_den-91k_bold.json").write_text(json.dumps({"RepetitionTime": design.tr, "StartTime": 0.0}))
@@ -197,12 +207,13 @@ def write_session(root: Path, size: Size) -> None:
         (root / f"{stem}_bold.json").write_text(json.dumps({"RepetitionTime": design.tr, "TaskName": "nsd"}))
 
 
-def measure_files(work: Path, threads: int, memory_gb: float) -> None:
+def measure_files(work: Path, name: str, labels: Sequence[str], threads: int, memory_gb: float) -> None:
     """Run conform-glm on files, from the command to the last file."""
-    root = work / "session"
+    root = work / name
     if not root.exists():
-        write_session(root, SIZES["nsd"])
-    for label, extra in (("default", []), ("compat", ["--compat"])):
+        write_session(root, SIZES[name])
+    for label in labels:
+        extra = ["--compat"] if label == "compat" else []
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             command = [sys.executable, "-m", "bids_app.glm", str(root), f"{scratch}/out", "participant", "-w", f"{scratch}/work"]
             command += [
@@ -224,9 +235,7 @@ def measure_files(work: Path, threads: int, memory_gb: float) -> None:
             seconds = time.perf_counter() - started
             if process.returncode:
                 print((process.stderr.read() if process.stderr else b"").decode()[-2000:])
-            print(
-                f"conform-glm {label}, one NSD session through files: {seconds:.0f} s, {peak:.2f} GB, exit {process.returncode}", flush=True
-            )
+            print(f"conform-glm {label}, {name} through files: {seconds:.0f} s, {peak:.2f} GB, exit {process.returncode}", flush=True)
 
 
 def tree_memory_gb(pid: int) -> float:
@@ -255,7 +264,8 @@ def main() -> None:
     parser.add_argument("--files", type=Path)
     arguments = parser.parse_args()
     if arguments.files:
-        measure_files(arguments.files, max(arguments.threads), arguments.memory)
+        for name in arguments.sizes:
+            measure_files(arguments.files, name, arguments.models, max(arguments.threads), arguments.memory)
         return
     names = ["size", "models", "threads", "units", "seconds", "units/s", "GFLOP/s", "machine GFLOP/s", "share", "x limit", "peak RSS, GB"]
     names.append("without mapped files")
