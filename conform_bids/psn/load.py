@@ -238,8 +238,8 @@ def _parcels(plan: Plan, space: Space, absent: npt.NDArray[np.bool_]) -> tuple[I
     if not lost:
         return labels, names, ()
     return labels, names, (
-        f"no mesh of {', '.join(lost)} is at hand for space {space.label}, so their parcels are runs of vertices in the order of the file; "
-        "--parcellation takes an atlas",
+        f"no surface mesh of {' and '.join(lost)} was found for space {space.label}, so their parcels are runs of vertices in the order "
+        "of the file; --parcellation takes an atlas",
     )  # fmt: skip
 
 

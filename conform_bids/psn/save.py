@@ -52,7 +52,9 @@ _SPECTRUM: dict[str, Any] = {
     "signal_variance": {"Description": "Variance of the signal along the dimension."},
     "noise_variance": {"Description": "Variance of a single trial's noise along the dimension."},
     "cumulative_recovery": {"Description": "Signal less noise variance of condition means, summed up to this dimension."},
-    "passed": {"Description": "Share of the dimension that passes the denoiser; 0 or 1 for projections."},
+    "passed": {
+        "Description": "Share of the dimension that passes the denoiser; 0 or 1 for projections. What passes beside these is not in it."
+    },
 }
 _PARCELS: dict[str, Any] = {
     "parcel": {"Description": "Number of the parcel, as in the map stat-parcel."},

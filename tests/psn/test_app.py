@@ -110,7 +110,7 @@ def test_reports(done: Any) -> None:
     for words in ("Noise ceiling before denoising", "Noise ceiling after denoising", "space-fsaverage5", "Parcels", "desc-conform"):
         assert words in page
     assert "NO SPLIT" not in page
-    titles = ("Noise ceilings over units", "Reliability, cross-fitted, and its null", "Signal-to-noise ratio", "Cross-validated gain")
+    titles = ("Noise ceilings over units", "Reliability, cross-fitted, and its null", "Signal-to-noise ratio", "Gain, single trials")
     titles += ("Dimensions", "Spectra", "How strongly to denoise", "Shrinkage of the covariances", "What became of units")
     for title in titles:
         assert page.count(f">{title}</h") == 3, title  # a fit each

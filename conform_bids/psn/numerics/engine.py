@@ -24,6 +24,7 @@ from conform_bids.psn.numerics.engine_outputs import BLOCK, Outputs, sort_trials
 from conform_bids.psn.numerics.engine_parcel import Brain, Outcome, denoise_parcel
 from conform_bids.psn.numerics.sessions import warn_of_repeats
 from conform_bids.psn.numerics.trials import split_conditions
+from conform_bids.wording import counted
 
 __all__ = [
     "LARGE_OUTPUTS",
@@ -197,14 +198,18 @@ def _notes(trials: TrialSet, options: EngineOptions, outcomes: list[Outcome], st
     notes = list(warn_of_repeats(trials, zscored=options.session_zscore))
     records = [outcome.record for outcome in outcomes]
     told = (
-        (sum(record.status == "passed" for record in records), "are passed through as trial averages"),
-        (sum(record.status == "zeroed" for record in records), "are set to the mean response"),
-        (sum(record.status == "empty" for record in records), "hold no unit that varies"),
-        (sum(record.method.endswith("(dual)") for record in records), f"have more than {options.dual_above} units: the dual form is used"),
+        (sum(record.status == "passed" for record in records), ("is", "are"), "passed through as trial averages"),
+        (sum(record.status == "zeroed" for record in records), ("is", "are"), "set to the mean response"),
+        (sum(record.status == "empty" for record in records), ("holds", "hold"), "no unit that varies"),
+        (
+            sum(record.method.endswith("(dual)") for record in records),
+            ("has", "have"),
+            f"more than {options.dual_above} units: the dual form is used",
+        ),
     )
-    notes += [f"{count} of {len(records)} parcels {what}" for count, what in told if count]
+    notes += [f"{count} of {counted(len(records), 'parcel')} {verbs[count != 1]} {what}" for count, verbs, what in told if count]
     for reason in dict.fromkeys(outcome.failure for outcome in outcomes if outcome.failure):
-        notes.append(f"{sum(outcome.failure == reason for outcome in outcomes)} parcels could not be fitted: {reason}")
+        notes.append(f"{counted(sum(outcome.failure == reason for outcome in outcomes), 'parcel')} could not be fitted: {reason}")
     missing = int((status == 5).sum())
     if missing:
         notes.append(f"{missing} units lack trials that the others of their parcel have and are not denoised")

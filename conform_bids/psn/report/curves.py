@@ -47,7 +47,7 @@ def plot_spectra(spectrum: pd.DataFrame, path: Path) -> Path:
         variances.yaxis.set_major_formatter("{x:g}")
         _legend_above(variances)
         finish_axes(variances, "Dimension", "Variance / signal variance", "Spectrum")
-        _band(shares, order, 100 * passed, ACCENT, "passes")
+        _band(shares, order, 100 * np.nan_to_num(passed), ACCENT, "passes")  # none of a dimension that a parcel does not have
         shares.set_ylim(-3, 108)
         finish_axes(shares, "Dimension", "Passes (%)", "Denoiser")
         for axes in (variances, shares):

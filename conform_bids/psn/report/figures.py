@@ -58,7 +58,8 @@ def draw_figures(folder: Path, space: Space, entities: Mapping[str, str], output
         found = values(name)
         maps.append((found, draw.Scale(label, 0.0, draw.robust_limit(found), start=0.18), stat, "psn"))
     gain = 100 * values("cv_gain")
-    maps.append((gain, draw.Scale("Cross-validated gain (%)", 0.0, draw.robust_limit(gain), start=0.18), "cvgain", "psn"))
+    most = draw.robust_limit(np.abs(gain))
+    maps.append((gain, draw.Scale("Gain, single trials (%)", -most, most, colour_map="RdBu_r"), "cvgain", "psn"))
     states = np.clip(values("status") - 1, 0, 3)
     maps.append((states, draw.Scale("", categories=STATES), "status", "psn"))
     figures = [

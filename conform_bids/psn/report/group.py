@@ -28,9 +28,9 @@ _COLUMNS: dict[str, tuple[str, int]] = {
     "n_parcels": ("", 0),
     "median_dimensions": ("", 1),
     "median_ncsnr": ("", 2),
-    "median_noise_ceiling_before": ("Ceiling before (%)", 1),
-    "median_noise_ceiling_after": ("Ceiling after (%)", 1),
-    "median_cv_gain": ("Gain (%)", 1),
+    "median_noise_ceiling_before": ("Noise ceiling, all units (%)", 1),
+    "median_noise_ceiling_after": ("", 1),
+    "median_cv_gain": ("Gain, single trials (%)", 1),
     "median_reliability_before": ("r before", 2),
     "median_reliability_after": ("r after", 2),
     "null_median_reliability_after": ("r, shuffled", 2),
@@ -78,7 +78,8 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         link: Cell = Link(name, page) if (output_dir / page).is_file() else name
         rows.append([link, fit.title, *(_number(fit, metric, decimals) for metric, (head, decimals) in _COLUMNS.items() if head)])
     caption = (
-        "Ceilings and gain: medians over units; r: odd-even correlation over conditions, median over parcels; shuffled: the same where "
+        "Noise ceiling (of trial averages) and gain (share of the variance of single trials): medians over all units; r: odd-even "
+        "correlation over conditions, median over parcels; shuffled: the same where "
         f"nothing repeats, which should be 0 within error. {AFTER} group_psn.tsv has more columns."
     )
     items.append(Table(["Participant", "Fit", *(head for head, _ in _COLUMNS.values() if head)], rows, caption))

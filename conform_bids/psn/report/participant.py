@@ -21,10 +21,10 @@ _FIGURES = {
     ("noiseceiling", "trialavg"): ("Noise ceiling before denoising", "Share of the variance of trial averages that is signal."),
     ("noiseceiling", "psn"): (
         "Noise ceiling after denoising",
-        "How repeatable the denoised responses are, each from a denoiser that never saw its condition; colours as in the map before. It is "
+        "How repeatable the denoised responses are, each from a denoiser that never saw its condition, on the same scale as before. It is "
         "not how much signal a unit has: denoising leaves a unit without signal of its own a small response that its neighbours share, "
-        "which is repeatable, hence a high ceiling. Where there is signal is what the map before shows, and where denoising predicts a "
-        "unit's own held-out trials the map of the gain.",
+        "which is repeatable, hence a high ceiling. Where there is signal is what the ceiling before shows, and where denoising predicts a "
+        "unit's own held-out trials the gain.",
     ),
     ("", "ceilings"): (
         "Noise ceilings over units",
@@ -33,27 +33,37 @@ _FIGURES = {
     ),
     ("", "reliability"): (
         "Reliability, cross-fitted, and its null",
-        "Odd-even correlation over conditions, median over the units of each parcel; after: by denoisers that never saw the condition. At "
-        "the right the repeats of some parcels are shuffled, so that nothing repeats: what is cross-fitted has to lie at 0, and what is "
-        "not shows how much a denoiser makes up when it has seen the condition.",
+        "Odd-even correlation over conditions, median over the units of each parcel; after: by denoisers that never saw the condition. "
+        "At the right the repeats of some parcels are shuffled, so that nothing repeats: what is cross-fitted has to lie at 0, and what is "
+        "not shows how much a denoiser makes up when it has seen the condition (0: it passes nothing).",
     ),
     ("ncsnr", "psn"): ("Signal-to-noise ratio", "Standard deviation of the signal over that of a single trial's noise."),
-    ("cvgain", "psn"): ("Cross-validated gain", "Share of the variance of held-out trials of unseen conditions that is predicted."),
-    ("dimensions", "psn"): ("Dimensions", "Dimensions that pass the denoiser: their number, or its trace."),
+    ("cvgain", "psn"): (
+        "Gain, single trials",
+        "Share of the variance of single trials of unseen conditions that the denoised mean of the condition's other trials predicts. Most "
+        "of that variance is noise, so that small numbers are usual; below 0 (blue) the mean response predicts better.",
+    ),
+    ("dimensions", "psn"): (
+        "Dimensions",
+        "Dimensions that pass the denoiser: their number, or its trace, to which units add that pass by themselves.",
+    ),
     ("", "spectra"): (
         "Spectra",
         "Along each parcel's dimensions, leading first: variance of signal and of a single trial's noise, relative to all signal variance "
-        "of the parcel, and how much of the dimension passes the denoiser. Medians over parcels, with quartiles.",
+        "of the parcel, and how much of the dimension passes the denoiser. Medians over parcels, with quartiles. The dimensions are those "
+        "of the likeliest shrinkage, in some parcels one fewer than train conditions; what a mixture passes beside them (units by "
+        "themselves) is counted in Dimensions and not shown here.",
     ),
     ("", "calibration"): (
         "How strongly to denoise",
-        "Line a parcel: what denoised responses predict of responses whose noise they have not seen, at each strength (for methods of the "
-        "PSN package: signal variance less that of noise in the leading dimensions, by the covariances); a dot is the best. At 0 they "
-        "predict no better than the mean response; lines are cut at -1.",
+        "One line per parcel: what denoised responses predict of responses whose noise they have not seen, at each strength (for methods "
+        "of the PSN package: signal variance less that of noise in the leading dimensions, by the covariances); a dot is the best. At 0 "
+        "they predict no better than the mean response; lines are cut at -1.",
     ),
     ("", "likelihood"): (
         "Shrinkage of the covariances",
-        "Line a parcel: likelihood of held-out trials when the covariance is shrunk towards its diagonal; the lowest point is used.",
+        "One line per parcel: negative log likelihood of held-out trials when the covariance is shrunk towards its diagonal (0: the "
+        "diagonal alone, 1: not shrunk); the lowest point is used.",
     ),
     ("status", "psn"): (
         "What became of units",
@@ -66,7 +76,7 @@ _PARCEL_COLUMNS = {
     "n_units": ("Units", 0),
     "outcome": ("Outcome", 0),
     "dimensions": ("Dimensions", 1),
-    "gain": ("Gain (%)", 2),
+    "gain": ("Gain, averages (%)", 2),
     "reliability_before": ("Odd-even r before", 2),
     "reliability_after": ("Odd-even r after", 2),
 }
@@ -181,18 +191,23 @@ def _summary(fits: Sequence[FitNumbers], remarks: Sequence[Item]) -> Section:
         return Section("Summary", "summary", items)
     for note in dict.fromkeys(str(note) for fit in fits for note in fit.content.get("Notes", []) if str(note).startswith("NO SPLIT")):
         items.append(Note(note))
-    measures = ("Ceiling before (%)", "Ceiling after (%)", "Odd-even r before", "Odd-even r after")
+    measures = ("Noise ceiling, all units (%)", "Gain, single trials (%)", "Odd-even r before", "Odd-even r after")
     columns = ("Fit", "Trials", "Conditions", "Test", "Parcels", *measures)
     rows: list[list[Cell]] = [
         [
             fit.title,
             *(Number(fit.get(name), 0) for name in ("n_trials", "n_conditions", "n_test_conditions", "n_parcels")),
-            *(Number(fit.get(f"median_noise_ceiling_{when}"), 1) for when in ("before", "after")),
+            Number(fit.get("median_noise_ceiling_before"), 1),
+            Number(100 * fit.get("median_cv_gain"), 1),
             *(Number(fit.get(f"median_reliability_{when}"), 2) for when in ("before", "after")),
         ]
         for fit in fits
     ]
-    items.append(Table(columns, rows, f"Ceilings: medians over units; odd-even r: median over parcels. {AFTER}"))
+    caption = (
+        "Noise ceiling (of trial averages) and gain (share of the variance of single trials that is predicted): medians over all units, "
+        f"those without signal among them; odd-even r: median over parcels. {AFTER}"
+    )
+    items.append(Table(columns, rows, caption))
     return Section("Summary", "summary", items)
 
 
@@ -235,7 +250,10 @@ def _parcel_table(fit: FitNumbers) -> Item:
             factor = 100 if column == "gain" else 1
             cells.append(str(row[column]) if number is None else Number(factor * number, decimals))
         rows.append(cells)
-    caption = "Gain: share of the variance of held-out responses that denoised ones predict. All columns are in the table of parcels."
+    caption = (
+        "Gain, averages: share of what can be predicted of averages with noise of their own that the mixture predicts, all units of the "
+        "parcel together (methods of the PSN package: of single trials). All columns are in the table of parcels."
+    )
     return Section(
         "Parcels", make_anchor(fit.title, "parcels"), [Table([head for head, _ in _PARCEL_COLUMNS.values()], rows, caption)], len(rows) > 20
     )
