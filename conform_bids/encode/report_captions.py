@@ -13,6 +13,9 @@ __all__ = ["FIGURES", "MIN_TEST_STIMULI", "SCORES", "SCORES_CAPTION", "Score", "
 MIN_TEST_STIMULI = 20
 """Below it the reports warn: a unit's correlation has to pass .4 to be above chance."""
 _FEW = "The fewer there are, the further a correlation, and the ceiling itself, stray by chance"
+_SIGNED = "Red is above 0, blue below."
+_BELOW = "Values below 0, where the mean response predicts better, have the colour of 0."
+_BLANK = "Grey on the cortex, and dark in slices: no data."
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,33 @@ SCORES_CAPTION = (
     "predicted. On train stimuli: R2 by models that did not see the stimuli that they predict."
 )
 FIGURES = {
-    "correlation": ("Correlation (test)", "Correlation of predictions with measured responses to test stimuli."),
+    "correlation": ("Correlation (test)", f"Correlation of predictions with measured responses to test stimuli. {_SIGNED} {_BLANK}"),
     "noiseceilingnormalized": (
         "r / √ceiling (test)",
         f"Correlation over the root of the noise ceiling, where the ceiling is above {MIN_CEILING:.0f} %. Values above 1 are chance. "
-        f"{_FEW}.",
+        f"{_FEW}. {_SIGNED} {_BLANK[:-1]}, or a ceiling of {MIN_CEILING:.0f} % or less.",
     ),
     "cvrsquared": (
         "R2, cross-validated (train)",
         "Share of the variance of responses to train stimuli, predicted by models that did not see them. Where these responses were "
-        "denoised, they share noise with their neighbours and are predicted too well: the maps above are the scores to report.",
+        "denoised, they share noise with their neighbours and are predicted too well: the maps above are the scores to report. "
+        f"{_BELOW} {_BLANK}",
     ),
-    "alpha": ("Penalty", "Penalty on the weights that was chosen, as the power of ten."),
+    "alpha": ("Penalty", f"Penalty on the weights that was chosen, as the power of ten. {_BLANK}"),
     "expectedrsquared": (
         "Expected accuracy",
-        "Share of a response's variance that the weights should predict, as the context alone tells; no test stimulus was looked at.",
+        "Share of a response's variance that the weights should predict, as the context alone tells; no test stimulus was looked at. "
+        f"{_BLANK}",
     ),
     "calibration": (
         "Calibration of the posterior",
         "Share of measured test responses that lie inside intervals about their predictions (posterior variance and noise), against the "
         "intervals' probability: on the line where the model knows how wrong it is, below it where it is too sure.",
     ),
-    "query": ("Text queries", "Responses that the weights predict for a text, less that for texts of all kinds, as z over units."),
+    "query": (
+        "Text queries",
+        f"Responses that the weights predict for a text, less that for texts of all kinds, as z over units. {_SIGNED} {_BLANK}",
+    ),
     "influence": (
         "Influence of the context",
         "The context stimuli that shape the units' weights most, and how much predictions move with their responses (mean over units).",
