@@ -189,8 +189,23 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
                     continue
                 title = f"Query: {texts[int(place) - 1]}"
             items.append(Figure(path, caption_of(stat, content), f"{title} of {each.title}", title))
-    items += _region_table(each)
-    return Section(each.title, make_anchor(each.title), items)
+    return Section(each.title, make_anchor(each.title), [*items, *_region_table(each), *_features_table(each)])
+
+
+def _features_table(each: _Fitted) -> list[Item]:
+    """What the features are and whose: the card of each space."""
+    spaces, counts = each.content.get("FeatureSpaces") or [], each.content.get("NumberOfFeatures") or []
+    rows: list[list[Cell]] = []
+    for space, count in zip(spaces, counts, strict=False):
+        how = space.get("preprocessing")
+        steps = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in how.items()) if isinstance(how, dict) else str(how or "")
+        card = [str(space.get(key) or "n/a") for key in ("name", "model", "layer")]
+        rows.append([*card, count if isinstance(count, int) else str(count), steps or "n/a", str(space.get("licence") or "n/a")])
+    if not rows:
+        return []
+    caption = "As the card of the features says; n/a where a table came without one. The licence is that of the model's weights."
+    heads = ["Features", "Model", "Layer", "Number", "Preprocessing", "Licence"]
+    return [Section("Features", make_anchor(each.title, "features"), [Table(heads, rows, caption)])]
 
 
 def _movie_rows(each: _Fitted) -> list[tuple[str, str, str]]:

@@ -220,6 +220,9 @@ def test_the_pages_say_what_scores_are_of_and_warn_of_few_test_stimuli(done: Any
         for words in (">Fit<", "Correlation (test)", "r / √ceiling (test)", "R2, cross-validated (train)", "Units above chance, % (test)"):
             assert words in page, (name, words)
         assert "are few" not in page, "there are 20 test stimuli"
+    page = (done.output / "sub-01.html").read_text(encoding="utf-8")
+    assert all(f">{words}<" in page for words in ("Preprocessing", "Licence", "truth")), "the card of the features"
+    assert "weights.h5" in (done.output / "README.md").read_text(encoding="utf-8")
     table = pd.read_csv(f"{done.stem}_desc-ridge_metrics.tsv", sep="\t", index_col="metric")["value"]
     assert f">{100 * table['units_above_chance']:.1f}<" in (done.output / "sub-01.html").read_text(encoding="utf-8")
 
