@@ -240,7 +240,7 @@ def _population_rows(each: _Fitted) -> list[tuple[str, str, str]]:
     ]
     if guard.get("evidence_gain") is not None:
         rows.append(
-            ("Guard: evidence gained", f"{guard['evidence_gain']:+.4f} a response", f"above {guard.get('evidence_above')} is needed")
+            ("Guard: evidence gained", f"{guard['evidence_gain']:+.4f} per response", f"above {guard.get('evidence_above')} is needed")
         )
     named = {
         "ridge_median_correlation": "Correlation of ridge on the same context",
