@@ -63,8 +63,9 @@ _CAPTION = (
     "raised by shrinking everybody to the template, and is no score."
 )
 _STACK = (
-    "The stack adds up to four predictions. Anatomy: the same place of other people, smoothed. Zero, group and kernel: shared response "
-    "models whose maps are drawn, where data say little, towards zero, towards the group's mean map, and towards smooth maps about it."
+    "The stack is a weighted sum of up to four predictions. Anatomy: the same place of other people, smoothed. Zero, group and "
+    "kernel: shared response models whose maps are drawn, where data say little, towards zero, towards the group's mean map, and towards "
+    "smooth maps about it."
 )
 _FIGURES = {
     ("gain", "statmap"): (
