@@ -17,8 +17,8 @@ APP = App(
         "It fits a linear model of stimulus features to the responses of every unit (ridge regression, or banded ridge regression of "
         "several feature spaces), and scores its predictions on stimuli that the model never saw, against trial averages that are not "
         "denoised, beside the noise ceiling. Features are read from tables, or computed from the stimulus files by a network. It reads the "
-        "outputs of conform-psn, else of conform-align or conform-glm; for continuous movies, fMRIPrep's BOLD. It writes weights, maps of "
-        "scores, and a report."
+        "outputs of conform-psn, else of conform-align or conform-glm; for continuous movies, fMRIPrep's BOLD. It writes weights (the "
+        "files that end in weights.h5, from which new stimuli can be predicted), maps of scores, and a report."
     ),
     settings=EncodeSettings,
     plan="conform_bids.encode.workflow:plan_participant",

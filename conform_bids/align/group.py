@@ -21,7 +21,7 @@ from conform_bids.align.numerics.predict import apply_map
 from conform_bids.align.numerics.template import fit_template
 from conform_bids.align.prepared import Gathered, PreparedPerson, check_alike, common_space, find_prepared, gather, shared_entities
 from conform_bids.align.report import draw_scores, write_group_report, write_participant_report
-from conform_bids.align.results import fit_fields
+from conform_bids.align.results import count_parcels_with_data, fit_fields
 from conform_bids.align.save import TRANSFORM, map_names, save_map, save_sidecar, software
 from conform_bids.align.scoring import Scores, score_people, similarity, why_no_scores
 from conform_bids.align.settings import AlignSettings
@@ -239,6 +239,7 @@ def _save_people(group: _Group, template: Template) -> npt.NDArray[np.float64]:
         lost = int(np.isnan(member.standard.scale).sum())
         fields = group.sidecar_of(person, Description=words, Units="z", TrialTable=f"bids::{table}")
         fields |= {"NumberOfUnits": group.space.n_units, "NumberOfUnitsSetAside": lost}
+        fields["NumberOfParcelsWithData"] = count_parcels_with_data(member)
         save_map(
             aligned, group.space, person.files("effect", method), group.output_dir, fields,
             sources=sources, names=map_names(person.conditions), n_threads=group.compute.n_threads,

@@ -40,11 +40,11 @@ from conform_bids.wording import counted
 __all__ = ["draw_scores", "write_group_report", "write_participant_report"]
 
 _COLUMNS = {
-    "n_shared": ("Rows of the fit", 0),
+    "n_shared": ("Stimuli of the fit", 0),
     "n_held_out": ("Held-out stimuli", 0),
-    "normalised_r": ("r / ceiling", 3),
-    "anatomy_normalised_r": ("r / ceiling, anatomy", 3),
-    "shuffled_normalised_r": ("r / ceiling, shuffled", 3),
+    "normalised_r": ("r / √ceiling", 3),
+    "anatomy_normalised_r": ("r / √ceiling, anatomy", 3),
+    "shuffled_normalised_r": ("r / √ceiling, shuffled", 3),
     "units_gaining": ("Units that gain", 2),
     "identification": ("Identification", 3),
     "anatomy_identification": ("Identification, anatomy", 3),
@@ -56,16 +56,22 @@ _COLUMNS = {
 _N_PREDICTED = 6
 """Columns of the first table."""
 _CAPTION = (
-    "A person's own responses to held-out stimuli, predicted from the other people's by a template that never saw this person: r / ceiling "
-    "is the mean over units of correlation over the root of the noise ceiling; identification the share of stimuli whose pattern in a "
-    "parcel is most like its own prediction. Anatomy: the same place of other people, smoothed by as much as predicts best. Shuffled: "
-    "the left-out person's stimuli are shuffled, which has to give 0 and chance. ISC, the correlation between people, can be raised by "
-    "shrinking everybody to the template, and is no score."
+    "A person's own responses to held-out stimuli, predicted from the other people's by a template that never saw this person: "
+    "r / √ceiling is the mean over units of correlation over the root of the noise ceiling; identification the share of stimuli whose "
+    "pattern in a parcel is most like its own prediction. Anatomy: the same place of other people, smoothed by as much as predicts best. "
+    "Shuffled: the left-out person's stimuli are shuffled, which has to give 0 and chance. ISC, the correlation between people, can be "
+    "raised by shrinking everybody to the template, and is no score."
+)
+_STACK = (
+    "The stack is a weighted sum of up to four predictions. Anatomy: the same place of other people, smoothed. Zero, group and "
+    "kernel: shared response models whose maps are drawn, where data say little, towards zero, towards the group's mean map, and towards "
+    "smooth maps about it."
 )
 _FIGURES = {
     ("gain", "statmap"): (
         "Gain over smoothed anatomy",
-        "Share of the noise ceiling that is predicted from other people, less that by smoothed anatomy; above 0, alignment helps.",
+        "Share of the noise ceiling that is predicted from other people, less that by smoothed anatomy; above 0 (red), alignment helps. "
+        "Grey on the cortex, and dark in slices: no data, or a ceiling too low to divide by.",
     ),
     ("", "bold"): (
         "Prediction from other people, and its control",
@@ -115,7 +121,7 @@ def draw_scores(
     known = {label: values for label, values in samples.items() if np.isfinite(values).any()}
     if known:
         name = relative_path(dict(entities), "bold", ".svg").rsplit("/", 1)[1]
-        drawn.append(draw.plot_distributions(known, folder / name, xlabel="r / root of the noise ceiling", limits=(-0.6, 1.2)))
+        drawn.append(draw.plot_distributions(known, folder / name, xlabel="r / √ceiling", limits=(-0.6, 1.2)))
     return drawn
 
 
@@ -218,7 +224,8 @@ def _tables(heads: Sequence[str], cells: Sequence[Sequence[Cell]], aligned: Sequ
             [*first[:n_heads], *(Number(each.values.get(name, float("nan")), _COLUMNS[name][1]) for name in part)]
             for first, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table([*heads[:n_heads], *(_COLUMNS[name][0] for name in part)], rows, caption))
+        titles = [_rows_in_words(aligned) if name == "n_shared" else _COLUMNS[name][0] for name in part]
+        items.append(Table([*heads[:n_heads], *titles], rows, caption))
     return items
 
 
@@ -236,7 +243,7 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
         rows += [
             ("Method", str(content.get("Method")), ""),
             ("Template", str(content.get("FunctionalSpace")), ""),
-            ("Parcels", str(content.get("NumberOfParcels")), ""),
+            _parcels(content),
             _rows_of_fit(content),
             ("Fitted on held-out stimuli, too", "yes" if content.get("FitIncludesTest") else "no", ""),
         ]
@@ -246,6 +253,8 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
                 rows.append((label, ", ".join(f"{name} {value:.2g}" for name, value in chosen.items()), ""))
     if rows:
         items.append(Facts(rows))
+    if content.get("StackWeights"):
+        items.append(Text(_STACK))
     items += [Note(str(note)) for note in content.get("Notes") or []]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
     for path in sorted([*folder.glob("*.png"), *folder.glob("*.svg")]):
@@ -258,10 +267,23 @@ def _section(each: _Aligned, output_dir: Path) -> Section:
     return Section(each.title, make_anchor(each.title), items)
 
 
+def _parcels(content: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Parcels in which the person has data; an atlas or a whole cortex has more where a part was scanned."""
+    whole = content.get("NumberOfParcels")
+    known = content.get("NumberOfParcelsWithData", whole)
+    return ("Parcels", str(known), "" if known == whole else f"of {whole}; the others have no data")
+
+
 def _rows_of_fit(content: Mapping[str, Any]) -> tuple[str, str, str]:
     if "NumberOfSharedFeatures" in content:
         return ("Features of the fit (weights of encoding models)", str(content["NumberOfSharedFeatures"]), "")
     return ("Stimuli of the fit", str(content.get("NumberOfSharedStimuli")), "")
+
+
+def _rows_in_words(aligned: Sequence[_Aligned]) -> str:
+    """What maps were fitted on: stimuli, or features where people are aligned by their encoding models."""
+    kinds = {"Features" if "NumberOfSharedFeatures" in each.content else "Stimuli" for each in aligned}
+    return f"{kinds.pop() if len(kinds) == 1 else 'Rows'} of the fit"
 
 
 def write_group_report(output_dir: Path, participants: Sequence[str], settings: AlignSettings, about: Mapping[str, str]) -> list[Path]:
@@ -303,7 +325,7 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         rows = [
             [*own, Number(float(_rows_of_fit(each.content)[1].replace("None", "nan")), 0)] for own, each in zip(cells, aligned, strict=True)
         ]
-        items.append(Table([*heads, "Rows of the fit"], rows))
+        items.append(Table([*heads, _rows_in_words(aligned)], rows))
     figures: list[Item] = []
     for each in aligned:
         own_figures = [item for item in _section(each, output_dir).items if isinstance(item, Figure)]

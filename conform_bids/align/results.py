@@ -12,6 +12,7 @@ import pandas as pd
 from conform_bids.align.files import Plan
 from conform_bids.align.load import LoadedResponses
 from conform_bids.align.numerics.data import PersonData, Standard, standardise
+from conform_bids.align.numerics.maps import PersonMap
 from conform_bids.align.numerics.predict import apply_map
 from conform_bids.align.numerics.template import fit_person
 from conform_bids.align.stimuli import identities
@@ -22,7 +23,7 @@ from conform_bids.bids.trials import hash_stimuli
 from conform_bids.errors import UnusableInputError
 from conform_bids.numerics.compute import Compute
 
-__all__ = ["fit_fields", "fit_to_template", "reliability_of", "responses_standard"]
+__all__ = ["count_parcels_with_data", "fit_fields", "fit_to_template", "reliability_of", "responses_standard"]
 
 
 def reliability_of(ceiling: Any) -> Any:
@@ -49,6 +50,12 @@ def fit_fields(
         "FitIncludesTest": includes_test,
         "Predictive": method == "ridge" or None,
     }
+
+
+def count_parcels_with_data(person: PersonMap) -> int:
+    """Parcels whose core holds a unit that the fit did not set aside."""
+    known = np.isfinite(person.standard.scale)
+    return sum(bool(known[parcel.units[parcel.weights >= parcel.weights.max()]].any()) for parcel in person.parcels)
 
 
 FEATURES_IN_WORDS = "weights of encoding models, a row a feature; responses are brought to the template by the maps found so"
@@ -98,7 +105,7 @@ def fit_to_template(plan: Plan, loaded: LoadedResponses, folder: Path, compute: 
     facts = {"method": plan.method, "template_name": name, "stimuli_hash": hash_stimuli(used), "fit_includes_test": includes_test}
     facts["rows"] = "features" if by_features else "stimuli"
     write_person(fitted, known.space, facts, folder / "transform.h5")
-    write_json(fields, folder / "fit.json")
+    write_json({**fields, "NumberOfParcelsWithData": count_parcels_with_data(fitted)}, folder / "fit.json")
     paths = [folder / "transform.h5", folder / "fit.json"]
     for array, values in [("aligned", responses), *((f"aligned_{desc}", loaded.arrays[f"apply_{desc}"]) for desc, _ in plan.apply_to)]:
         paths.append(folder / f"{array}.npy")

@@ -16,11 +16,14 @@ from conform_bids.encode.load import Loaded
 from conform_bids.encode.movie_figures import draw_movie_figures
 from conform_bids.encode.movie_inputs import LoadedMovies
 from conform_bids.encode.numerics.calibration import LEVELS
+from conform_bids.report.scales import Scale, robust_limit
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_figures", "scale_of_scores"]
 
 SHOWN_QUERIES = 8
 SHOWN_STIMULI = 12
+_SCORES = (("correlation", "correlation"), ("noiseceilingnormalized", "noiseceilingnormalized"), ("cv_rsquared", "cvrsquared"))
+"""Array and stat of the maps of scores."""
 
 
 def draw_figures(results: Mapping[str, Path], loaded: Loaded, plan: Plan) -> list[Path]:
@@ -41,15 +44,10 @@ def draw_figures(results: Mapping[str, Path], loaded: Loaded, plan: Plan) -> lis
         return plan.output_dir / f"sub-{plan.participant}" / "figures" / name
 
     space, drawn = loaded.space, list[Path]()
-    for array, stat, label, most in (
-        ("correlation", "correlation", "Correlation", 1.0),
-        ("noiseceilingnormalized", "noiseceilingnormalized", "r / root of the noise ceiling", 1.2),
-        ("cv_rsquared", "cvrsquared", "Cross-validated R2", 1.0),
-    ):
+    for array, stat in _SCORES:
         values = _array(results, array)
         if values is not None and np.isfinite(values).any():
-            high = draw.robust_limit(values, most=most)
-            drawn.append(draw.plot_map(values, space, at(stat, "statmap", ".png"), draw.Scale(label, 0.0, high, start=0.18)))
+            drawn.append(draw.plot_map(values, space, at(stat, "statmap", ".png"), scale_of_scores(array, values)))
     alpha = _array(results, "alpha")
     if alpha is not None and alpha.ndim == 1 and np.isfinite(alpha).any():
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -79,6 +77,22 @@ def draw_figures(results: Mapping[str, Path], loaded: Loaded, plan: Plan) -> lis
         samples = dict(zip(names, shares, strict=True))
         drawn.append(draw.plot_distributions(samples, at("spaces", "bold", ".svg"), xlabel="Share of R2", zero=True))
     return drawn
+
+
+def scale_of_scores(array: str, values: NDArray[np.float64]) -> Scale:
+    """Colours of a map of scores: correlations have a sign; how far R2 lies below 0 says little, and an arrow tells that it does.
+
+    Parameters
+    ----------
+    array : {"correlation", "noiseceilingnormalized", "cv_rsquared"}
+    values : (n_units,) array
+    """
+    if array == "cv_rsquared":
+        below = bool((values < 0).any())
+        return Scale("Cross-validated R2", 0.0, robust_limit(values, most=1.0), start=0.18, extends_below=below)
+    label, most = ("Correlation", 1.0) if array == "correlation" else ("r / √ceiling", 1.2)
+    limit = robust_limit(np.abs(values), most=most)
+    return Scale(label, -limit, limit, colour_map="RdBu_r")
 
 
 def _array(results: Mapping[str, Path], name: str) -> NDArray[np.float64] | None:

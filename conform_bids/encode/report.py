@@ -14,6 +14,7 @@ from conform_bids.bids.derivatives import write_tsv
 from conform_bids.bids.names import natural_key, parse_name
 from conform_bids.bids.sidecars import read_json
 from conform_bids.bids.tables import parse_number, read_tsv
+from conform_bids.encode.report_captions import FIGURES, SCORES, SCORES_CAPTION, caption_of, few_test_stimuli
 from conform_bids.encode.report_methods import describe_methods
 from conform_bids.encode.report_model import model_section
 from conform_bids.encode.settings import ESTIMATORS, EncodeSettings
@@ -38,60 +39,6 @@ __all__ = ["describe_methods", "methods", "write_group_report", "write_participa
 
 methods = describe_methods
 
-_COLUMNS = {
-    "median_correlation": ("Correlation", 3),
-    "median_rsquared": ("R2", 3),
-    "median_noiseceilingnormalized": ("r / ceiling", 3),
-    "units_above_chance": ("Units above chance", 3),
-    "median_cv_rsquared": ("R2, cross-validated", 3),
-}
-_CAPTION = (
-    "Medians over units: correlation and R2 of predictions with measured responses to test stimuli, which are averages that are not "
-    "denoised; correlation over the root of the noise ceiling, for units with a ceiling above 10 %; the share of units whose correlation "
-    "passes the 95th percentile of chance; and R2 of train stimuli by models that did not see them."
-)
-_FIGURES = {
-    "correlation": ("Correlation", "Correlation of predictions with measured responses to test stimuli."),
-    "noiseceilingnormalized": (
-        "Correlation over the noise ceiling",
-        "Correlation over the root of the noise ceiling of the test stimuli, where the ceiling is above 10 %; above 1 only by chance.",
-    ),
-    "cvrsquared": (
-        "R2, cross-validated",
-        "Share of the variance of responses to train stimuli, predicted by models that did not see them. Where these responses were "
-        "denoised, they share noise with their neighbours and are predicted too well: the maps above are the scores to report.",
-    ),
-    "alpha": ("Penalty", "Penalty on the weights that was chosen, as the power of ten."),
-    "expectedrsquared": (
-        "Expected accuracy",
-        "Share of a response's variance that the weights should predict, as the context alone tells; no test stimulus was looked at.",
-    ),
-    "calibration": (
-        "Calibration of the posterior",
-        "Share of measured test responses that lie inside intervals about their predictions (posterior variance and noise), against the "
-        "intervals' probability: on the line where the model knows how wrong it is, below it where it is too sure.",
-    ),
-    "query": ("Text queries", "Responses that the weights predict for a text, less that for texts of all kinds, as z over units."),
-    "influence": (
-        "Influence of the context",
-        "The context stimuli that shape the units' weights most, and how much predictions move with their responses (mean over units).",
-    ),
-    "ceiling": (
-        "Scores and the noise ceiling",
-        "Correlation of each unit against the root of its noise ceiling, which it cannot pass but by chance; brightness counts units.",
-    ),
-    "timecourse": (
-        "Time courses",
-        "Volumes of the first test movie, mean over its presentations with nuisances out, and what the model predicts of them: for the "
-        "unit that is predicted best, and for the 90th and 50th percentile of units.",
-    ),
-    "delays": (
-        "Weights by delay",
-        "Root mean square of the weights at each delay over the largest of the unit, for the quarter of units that are predicted best: "
-        "what a haemodynamic response looks like, where one is fitted.",
-    ),
-    "spaces": ("Feature spaces", "Share of the variance of test responses that each feature space predicts (shares add up to R2)."),
-}
 _HRFS = {
     "fir": ("delays", "each with weights of its own"),
     "glm": ("HRF of each unit", "as conform-glm chose it"),
@@ -123,6 +70,11 @@ class _Fitted:
     def value(self, name: str) -> float:
         """A score; NaN where there is none."""
         return self.scores.get(name, (float("nan"),) * 3)[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader should not miss."""
+        return [*few_test_stimuli(self.content), *(str(note) for note in self.content.get("Notes") or [])]
 
 
 def _find(output_dir: Path, participant: str) -> tuple[list[_Fitted], list[str]]:
@@ -176,7 +128,7 @@ def write_participant_report(
     found, problems = _find(output_dir, participant)
     remarks: list[Item] = [Note(f"Sloppy run: {about['Sloppy']}.")] if "Sloppy" in about else []
     if found:
-        remarks.append(_scores(["Model"], [[each.title] for each in found], found))
+        remarks.append(_scores(["Fit"], [[each.title] for each in found], found))
     else:
         remarks.append(Note("There are no results for this participant in the output folder."))
     sections = [Section("Summary", "summary", remarks), *(_section(each, output_dir) for each in found)]
@@ -193,10 +145,10 @@ def write_participant_report(
 
 def _scores(heads: Sequence[str], cells: Sequence[Sequence[Cell]], found: Sequence[_Fitted]) -> Table:
     rows = [
-        [*first, *(Number(each.value(name), digits) for name, (_, digits) in _COLUMNS.items())]
+        [*first, *(Number(score.factor * each.value(name), score.digits) for name, score in SCORES.items())]
         for first, each in zip(cells, found, strict=True)
     ]
-    return Table([*heads, *(title for title, _ in _COLUMNS.values())], rows, _CAPTION)
+    return Table([*heads, *(score.head for score in SCORES.values())], rows, SCORES_CAPTION)
 
 
 def _section(each: _Fitted, output_dir: Path) -> Section:
@@ -216,14 +168,15 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
     rows = [("Participant", f"{each.source[1]} of {each.source[0]}", ""), *rows] if each.source[0] else rows
     rows += _movie_rows(each) if is_movie else _population_rows(each)
     over = "over pieces of 20 s of test movies" if is_movie else "over test stimuli"
-    for name, (title, digits) in _COLUMNS.items():
-        value, low, high = each.scores.get(name, (float("nan"),) * 3)
+    for name, score in SCORES.items():
+        value, low, high = (score.factor * number for number in each.scores.get(name, (float("nan"),) * 3))
         if np.isfinite(low) and np.isfinite(high):
-            rows.append((f"{title}, 95 % interval", f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})", over))
-    items: list[Item] = [Facts(rows), *(Note(str(note)) for note in content.get("Notes") or [])]
+            interval = f"{value:.{score.digits}f} ({low:.{score.digits}f} to {high:.{score.digits}f})"
+            rows.append((f"{score.title}, 95 % interval", interval, over))
+    items: list[Item] = [Facts(rows), *(Note(note) for note in each.notes)]
     folder = output_dir / f"sub-{each.entities['sub']}" / "figures"
     texts = [str(query["text"]) for query in content.get("Queries") or []]
-    for stat, (title, caption) in _FIGURES.items():
+    for stat, (title, _) in FIGURES.items():
         for path in sorted(
             [*folder.glob(f"*_stat-{stat}*.png"), *folder.glob(f"*_stat-{stat}*.svg")], key=lambda path: natural_key(path.name)
         ):
@@ -235,9 +188,24 @@ def _section(each: _Fitted, output_dir: Path) -> Section:
                 if not place.isdecimal() or not 0 < int(place) <= len(texts):
                     continue
                 title = f"Query: {texts[int(place) - 1]}"
-            items.append(Figure(path, caption, f"{title} of {each.title}", title))
-    items += _region_table(each)
-    return Section(each.title, make_anchor(each.title), items)
+            items.append(Figure(path, caption_of(stat, content), f"{title} of {each.title}", title))
+    return Section(each.title, make_anchor(each.title), [*items, *_region_table(each), *_features_table(each)])
+
+
+def _features_table(each: _Fitted) -> list[Item]:
+    """What the features are and whose: the card of each space."""
+    spaces, counts = each.content.get("FeatureSpaces") or [], each.content.get("NumberOfFeatures") or []
+    rows: list[list[Cell]] = []
+    for space, count in zip(spaces, counts, strict=False):
+        how = space.get("preprocessing")
+        steps = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in how.items()) if isinstance(how, dict) else str(how or "")
+        card = [str(space.get(key) or "n/a") for key in ("name", "model", "layer")]
+        rows.append([*card, count if isinstance(count, int) else str(count), steps or "n/a", str(space.get("licence") or "n/a")])
+    if not rows:
+        return []
+    caption = "As the card of the features says; n/a where a table came without one. The licence is that of the model's weights."
+    heads = ["Features", "Model", "Layer", "Number", "Preprocessing", "Licence"]
+    return [Section("Features", make_anchor(each.title, "features"), [Table(heads, rows, caption)])]
 
 
 def _movie_rows(each: _Fitted) -> list[tuple[str, str, str]]:
@@ -272,7 +240,7 @@ def _population_rows(each: _Fitted) -> list[tuple[str, str, str]]:
     ]
     if guard.get("evidence_gain") is not None:
         rows.append(
-            ("Guard: evidence gained", f"{guard['evidence_gain']:+.4f} a response", f"above {guard.get('evidence_above')} is needed")
+            ("Guard: evidence gained", f"{guard['evidence_gain']:+.4f} per response", f"above {guard.get('evidence_above')} is needed")
         )
     named = {
         "ridge_median_correlation": "Correlation of ridge on the same context",
@@ -323,10 +291,9 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
         page = f"{name}.html"
         cells.append([Link(name, page) if (output_dir / page).is_file() else name, each.title])
     model, faults = model_section(output_dir)
-    notes = dict.fromkeys(str(note) for each in found for note in each.content.get("Notes") or [])
-    items: list[Item] = [Note(note) for note in notes]
+    items: list[Item] = _notes_of_people(found)
     if found:
-        items.append(_scores(["Participant", "Model"], cells, found))
+        items.append(_scores(["Participant", "Fit"], cells, found))
     else:
         items.append(Note("There are no encoding models of participants in the output folder."))
     write_page(
@@ -340,16 +307,27 @@ def write_group_report(output_dir: Path, participants: Sequence[str], settings: 
     return paths
 
 
+def _notes_of_people(found: Sequence[_Fitted]) -> list[Item]:
+    """Notes, each once, after the people (and fits, where these are several) that it is about."""
+    several = len({each.title for each in found}) > 1
+    people: dict[str, dict[str, None]] = {}
+    for each in found:
+        name = f"sub-{each.entities['sub']}"
+        for note in each.notes:
+            people.setdefault(note, {})[f"{name} ({each.title})" if several else name] = None
+    return [Note(f"{', '.join(names)}: {note}") for note, names in people.items()]
+
+
 def _table(found: Sequence[_Fitted]) -> pd.DataFrame:
     rows = []
     for each in found:
         row: dict[str, object] = {"participant_id": f"sub-{each.entities['sub']}"}
         row |= {"task_id": each.entities.get("task", "n/a"), "space_label": each.entities.get("space", "n/a")}
-        for name in _COLUMNS:
+        for name in SCORES:
             value, low, high = each.scores.get(name, (float("nan"),) * 3)
             row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
-    columns = ["participant_id", "task_id", "space_label", *(f"{name}{end}" for name in _COLUMNS for end in ("", "_low", "_high"))]
+    columns = ["participant_id", "task_id", "space_label", *(f"{name}{end}" for name in SCORES for end in ("", "_low", "_high"))]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -102,10 +102,10 @@ def _table(scores: pd.DataFrame) -> Table:
         numbers = [Number(float(values[name]), 3) for name in ("correlation", "normalised")]
         rows.append([int(values["n_context"]), str(values["engine"]), *numbers])
     note = (
-        "Means over people, contexts and units; r / ceiling over units with a noise ceiling above 10 %. Ridge was fitted on the same "
+        "Means over people, contexts and units; r / √ceiling over units with a noise ceiling above 10 %. Ridge was fitted on the same "
         "context; average is the mean map of the other people."
     )
-    return Table(["Stimuli in the context", "Engine", "Correlation", "r / ceiling"], rows, note)
+    return Table(["Stimuli in the context", "Engine", "Correlation", "r / √ceiling"], rows, note)
 
 
 def _plot(scores: pd.DataFrame, engine: str, path: Path) -> Path:

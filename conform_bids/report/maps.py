@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -115,7 +115,8 @@ def _add_key(figure: Figure, scale: Scale, left: float, size: tuple[float, float
         return
     height = min(3.0, 0.72 * size[1])
     axes = figure.add_axes((left, 0.5 - height / 2 / size[1], 0.16 / size[0], height / size[1]))
-    bar = figure.colorbar(ScalarMappable(Normalize(scale.low, scale.high), scale.colour_map_used()), cax=axes)
+    extend: Literal["min", "neither"] = "min" if scale.extends_below else "neither"
+    bar = figure.colorbar(ScalarMappable(Normalize(scale.low, scale.high), scale.colour_map_used()), cax=axes, extend=extend)
     bar.set_label(scale.label, fontsize=9)
     if scale.floor is not None and scale.low < scale.floor < scale.high:
         axes.axhline(scale.floor, color="white", linewidth=2)

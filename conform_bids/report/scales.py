@@ -32,6 +32,8 @@ class Scale:
         Fraction of the colour map's dark end that is not used, so that low values stand out from a dark page.
     categories : tuple of (str, str)
         Name and colour of each category where values are 0, 1, ...; a legend takes the place of the colour bar.
+    extends_below : bool
+        Whether there are values below ``low``, which have its colour: the colour bar ends in an arrow.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Scale:
     floor: float | None = None
     start: float = 0.0
     categories: tuple[tuple[str, str], ...] = ()
+    extends_below: bool = False
 
     def colour_map_used(self) -> Colormap:
         """The part of the colour map that is used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+
+from conform_bids.align.numerics.data import Standard, parcels_from_labels
+from conform_bids.align.numerics.maps import PersonMap
+from conform_bids.align.report import write_participant_report
+from conform_bids.align.results import count_parcels_with_data
+from conform_bids.align.settings import AlignSettings
 
 pytestmark = pytest.mark.slow
 COMMON = ("--skip-bids-validation", "--nprocs", "1")
@@ -89,6 +96,23 @@ def test_alignment_beats_anatomy_and_the_control_is_at_chance(done: Any) -> None
     assert (table["n_shared"] == 40).all() and (table["n_held_out"] == 20).all()
     page = (done.output / "group_align.html").read_text()
     assert "Gain over smoothed anatomy" in page and "shuffled" in page
+    assert ">Stimuli of the fit<" in page and ">r / √ceiling, anatomy<" in page
+
+
+def test_parcels_without_data_are_not_counted(done: Any, tmp_path: Path) -> None:
+    parcels = parcels_from_labels(np.array([1, 1, 2, 2, 3, 3]))
+    scale = np.array([np.nan, np.nan, 1.0, np.nan, 1.0, 1.0])
+    assert count_parcels_with_data(PersonMap(Standard(scale, scale), parcels, ())) == 2
+    func, copy = done.output / "sub-01" / "func", tmp_path / "copy"
+    content = json.loads((func / f"sub-01_{STEM}_stat-effect_desc-procrustes_statmap.json").read_text())
+    assert content["NumberOfParcelsWithData"] == content["NumberOfParcels"] > 1
+    shutil.copytree(done.output, copy)
+    path = copy / "sub-01" / "func" / f"sub-01_{STEM}_stat-effect_desc-procrustes_statmap.json"
+    path.write_text(json.dumps({**content, "NumberOfParcelsWithData": 1, "StackWeights": {"anatomy": 0.5, "zero": 0.5}}))
+    write_participant_report("01", copy, AlignSettings(), {}, [], 5)
+    page = (copy / "sub-01.html").read_text(encoding="utf-8")
+    assert f"of {content['NumberOfParcels']}; the others have no data" in page
+    assert "shared response models whose maps are drawn" in page
 
 
 def test_people_are_more_alike_in_the_template(done: Any) -> None:
@@ -112,6 +136,7 @@ def test_a_new_person_lands_where_the_template_is(done: Any, single: Any) -> Non
     assert np.median(r) > 0.5
     content = json.loads((func / f"sub-05_{STEM}_stat-effect_desc-procrustes_statmap.json").read_text())
     assert content["NumberOfSharedStimuli"] == 40 and content["FitIncludesTest"] is False
+    assert content["NumberOfParcelsWithData"] == content["NumberOfParcels"]
     assert (func / f"sub-05_{STEM}_stat-effect_desc-procrustestrialavg_statmap.nii.gz").is_file()
 
 

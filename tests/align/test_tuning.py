@@ -85,7 +85,8 @@ def test_output_says_so(tuned: Any) -> None:
     prepared = json.loads((func / f"sub-two02_{STEM}_stat-tuning_desc-prepared_statmap.json").read_text())
     assert len(prepared["Features"]) == N_FEATURES
     assert any(source.startswith("bids:two-conform-encode:sub-02/func/") for source in prepared["Sources"])
-    assert "ALIGNED BY TUNING" in (tuned.output / "group_align.html").read_text()
+    page = (tuned.output / "group_align.html").read_text()
+    assert "ALIGNED BY TUNING" in page and "Features of the fit" in page and "Stimuli of the fit" not in page
     assert "weights of encoding models" in (tuned.output / "logs" / "CITATION.md").read_text()
     (template,) = (tuned.output / "tpl-conform" / "func").glob("*_stat-tuning_*.nii.gz")
     assert nib.load(template).shape[3] == N_FEATURES

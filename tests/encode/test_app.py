@@ -17,6 +17,9 @@ import pytest
 
 from conform_bids.bids.derivatives import BIDSIGNORE_SHORT
 from conform_bids.bids.weights import read_weights
+from conform_bids.encode.figures import scale_of_scores
+from conform_bids.encode.report import write_group_report, write_participant_report
+from conform_bids.encode.settings import EncodeSettings
 from conform_bids.stimuli.feature_files import write_features
 from conform_bids.stimuli.features import FeatureTable
 
@@ -209,3 +212,44 @@ def test_responses_that_saw_test_stimuli_are_told(tmp_path: Path, make_world: An
     run = run_encode(*plan)
     assert run.status == 0, run.stderr
     assert "FitIncludesTest" in run.stdout
+
+
+def test_the_pages_say_what_scores_are_of_and_warn_of_few_test_stimuli(done: Any, tmp_path: Path) -> None:
+    for name in ("sub-01", "group_encode"):
+        page = (done.output / f"{name}.html").read_text(encoding="utf-8")
+        for words in (">Fit<", "Correlation (test)", "r / √ceiling (test)", "R2, cross-validated (train)", "Units above chance, % (test)"):
+            assert words in page, (name, words)
+        assert "are few" not in page, "there are 20 test stimuli"
+    page = (done.output / "sub-01.html").read_text(encoding="utf-8")
+    assert all(f">{words}<" in page for words in ("Preprocessing", "Licence", "truth")), "the card of the features"
+    assert "weights.h5" in (done.output / "README.md").read_text(encoding="utf-8")
+    table = pd.read_csv(f"{done.stem}_desc-ridge_metrics.tsv", sep="\t", index_col="metric")["value"]
+    assert f">{100 * table['units_above_chance']:.1f}<" in (done.output / "sub-01.html").read_text(encoding="utf-8")
+
+    copy = tmp_path / "copy"
+    shutil.copytree(done.output, copy)
+    path = copy / "sub-02" / "func" / f"sub-02_{STEM}_desc-ridge_metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "NumberOfTestStimuli": 8}))
+    write_participant_report("02", copy, EncodeSettings(), {}, [], 5)
+    write_group_report(copy, ["01", "02"], EncodeSettings(), {})
+    warning = "8 test stimuli are few (fewer than 20)"
+    page = (copy / "sub-02.html").read_text(encoding="utf-8")
+    assert warning in page and "above chance from 0.63 on only" in page and "There are 8 test stimuli: the fewer" in page
+    group = (copy / "group_encode.html").read_text(encoding="utf-8")
+    assert f"sub-02: {warning}" in group and "sub-01, sub-02: 1 of" in group, "a note names the people whom it is about, and stands once"
+
+
+@pytest.mark.parametrize("array", ["correlation", "noiseceilingnormalized"])
+def test_maps_of_correlations_tell_above_from_below_zero(array: str) -> None:
+    scale = scale_of_scores(array, np.array([-0.6, -0.2, 0.3, np.nan]))
+    assert -scale.low == scale.high == pytest.approx(0.6)
+    red, _, blue, _ = scale.colours(np.array([-0.4]))[0]
+    assert blue > red
+    red, _, blue, _ = scale.colours(np.array([0.4]))[0]
+    assert red > blue
+
+
+@pytest.mark.parametrize(("lowest", "arrow"), [(-0.2, True), (0.1, False)])
+def test_the_scale_of_r2_ends_in_an_arrow_where_some_is_below_zero(lowest: float, arrow: bool) -> None:
+    scale = scale_of_scores("cv_rsquared", np.array([lowest, 0.5, np.nan]))
+    assert (scale.low, scale.extends_below) == (0, arrow)

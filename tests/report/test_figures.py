@@ -186,6 +186,16 @@ def test_scale_hides_what_is_below_the_floor():
     )
 
 
+def test_an_arrow_tells_of_values_below_the_scale(tmp_path):
+    space = volume((40, 20, 1))
+    values = np.linspace(-1, 1, space.n_units)
+    drawn = [
+        figures.plot_map(values, space, tmp_path / f"{below}.png", Scale("x", 0, 1, extends_below=below)).read_bytes()
+        for below in (False, True)
+    ]
+    assert drawn[0] != drawn[1]
+
+
 def test_short_label_keeps_both_ends():
     assert short_label("abcdefghij", 5) == "ab…ij" and short_label("a\x07b\n") == "a b" and short_label("") == "(empty)"
 

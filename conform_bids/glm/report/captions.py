@@ -9,7 +9,7 @@ __all__ = ["describe_figure"]
 _PLOTS = {
     "timing": (
         "Events in time",
-        "A row a run: grey is what was acquired, colour is a trial, by condition. Look for runs that end before their last trials, for "
+        "One row per run: grey is what was acquired, colour is a trial, by condition. Look for runs that end before their last trials, for "
         "long gaps, "
         "and for conditions that stand in one run only: these cannot be cross-validated.",
     ),
@@ -72,10 +72,10 @@ _PLOTS = {
     ),
     "drift": (
         "Responses over the course of the fit",
-        "A dot a trial: the mean over responsive units of its response, by the most refined model; a line a run at its mean; grey bands "
-        "tell runs apart. Runs should lie about the dashed line, their median. A decline within runs speaks of adaptation or fatigue, "
-        "steps between runs of a change in gain, attention or scaling; a run in orange deviates by more than three robust standard "
-        "deviations (from four runs on).",
+        "One dot per trial: the mean over responsive units of its response, by the most refined model; one line per run at its mean; grey "
+        "bands tell runs apart. Runs should lie about the dashed line, their median. A decline within runs speaks of adaptation or "
+        "fatigue, steps between runs of a change in gain, attention or scaling; a run in orange deviates by more than three robust "
+        "standard deviations (from four runs on).",
     ),
 }  # fmt: skip
 

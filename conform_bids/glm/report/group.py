@@ -142,7 +142,7 @@ def _table(fits: Sequence[FitNumbers]) -> pd.DataFrame:
 
 
 _CAPTION = (
-    "A dot a fit; bar: quartiles, line: median. Dots that stand out (see Outliers) are orange and named: look at those participants' "
+    "One dot per fit; bar: quartiles, line: median. Dots that stand out (see Outliers) are orange and named: look at those participants' "
     "reports first. Few trials, many units set aside, high motion or a low noise ceiling usually come together."
 )
 

@@ -85,7 +85,7 @@ def _models(settings: GLMSettings) -> list[str]:
     parts = []
     if "assumehrf" in settings.model:
         source = "a given HRF" if settings.assumed_hrf else "a canonical HRF"
-        parts.append(f"**assumehrf**: one response a trial by ordinary least squares, with {source} for all units.")
+        parts.append(f"**assumehrf**: one response per trial by ordinary least squares, with {source} for all units.")
     if "fithrf" in settings.model:
         how = (
             "by least squares separate, one trial at a time against all others [@mumford2012]"
