@@ -62,6 +62,9 @@ class App:
         Files that the level group writes, relative to the output folder; ``--dry-run`` lists them.
     input_keys : tuple of str
         Keys that it understands in ``--bids-filter-file``.
+    reads : tuple of str
+        What makes the derivatives that it reads, as in GeneratedBy but in lower case, first choice first: a wrong folder is answered with
+        one of them.
     uses_gpu : bool
         Whether it computes on a GPU where there is one; without it, ``--device cuda`` is refused.
     demo_options : tuple of str
@@ -85,6 +88,7 @@ class App:
     levels: tuple[str, ...] = LEVELS
     group_outputs: tuple[str, ...] = ()
     input_keys: tuple[str, ...] = ("bold",)
+    reads: tuple[str, ...] = ("fmriprep",)
     uses_gpu: bool = True
     demo_options: tuple[str, ...] = ()
 

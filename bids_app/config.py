@@ -95,10 +95,9 @@ def build_config(
     needed = {"bids_dir": "bids_dir", "output_dir": "output_dir", "levels": f"analysis level ({', '.join(levels)})"}
     missing = [name for key, name in needed.items() if not run.get(key)]
     if missing:
-        raise UsageError(
-            f"the following arguments are required: {', '.join(missing)} (put them first, or after `--`: an option with several "
-            "values takes all that follow it)"
-        )
+        hint = " (put them first, or after `--`: an option with several values takes all that follow it)"
+        options = any(word.startswith("-") for word in command_line[1:])
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}{hint if options else ''}")
     asked = tuple(level for level in levels if level in run["levels"])
     unknown = [level for level in run["levels"] if level not in levels]
     if unknown:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from bids_app.app import LEVELS, App
 from bids_app.demo_datasets import main as show_datasets
-from bids_app.demo_steps import add_app_options, list_reports, run_step, simulate
+from bids_app.demo_steps import add_app_options, as_typed, command_of, list_reports, run_step, simulate
 from conform_bids import __version__
 from conform_bids.errors import ConformError, UsageError
 from conform_bids.options import Option, from_mapping, options_of
@@ -146,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         simulate(output / "dataset", settings)
         status = _run_apps(output, apps, app_options)
         if status == 0 and settings.n_subjects < SCORED_FROM and any(app.name == "align" for app in apps):
-            print("\nconform-align has no scores here, as it leaves people out one at a time; in another folder,")
-            print(f"--subjects {SCORED_FROM} shows them.")
+            print("\nconform-align has no scores here, as it leaves people out one at a time. To see them:")
+            print(f"  {_command_with_scores(output)}")
         return status
     except ConformError as error:
         print(f"conform-demo: {error}", file=sys.stderr)
@@ -181,7 +182,18 @@ def _run_apps(output: Path, apps: Sequence[DemoApp], app_options: Sequence[str])
     for line in _compared_with_truth(output):
         print(line)
     list_reports(folders)
+    by_name = {app.name: folder for app, folder in zip(apps, folders, strict=True)}
+    if "glm" in by_name and "psn" in by_name:
+        words = [str(by_name["glm"]), str(by_name["psn"]), "participant", *app_options, "--dry-run"]
+        print(f"\nNow try: {shlex.join([*command_of('conform-psn', 'bids_app.psn'), *words])}")
     return 0
+
+
+def _command_with_scores(output: Path) -> str:
+    """Call of this demo, as the user would type it, with as many people as conform-align scores."""
+    script = Path(__file__).parents[1] / "ci" / "demo"
+    call = [as_typed(script)] if os.access(script, os.X_OK) else command_of("conform-demo", "bids_app.demo")
+    return shlex.join([*call, f"{output}-{SCORED_FROM}", "--subjects", str(SCORED_FROM)])
 
 
 def _compared_with_truth(output: Path) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from conform_bids.simulate.settings import SimulationSettings
 from conform_bids.wording import counted
 
-__all__ = ["add_app_options", "list_reports", "run_step", "simulate"]
+__all__ = ["add_app_options", "as_typed", "command_of", "list_reports", "run_step", "simulate"]
 
 
 def add_app_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,18 @@ def add_app_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="Options for every app, quoted as one word with a space in front: --app-options ' --nprocs 2'.",
     )
+
+
+def as_typed(program: Path) -> str:
+    """Path of a program, relative where it lies below the current folder."""
+    below = os.path.relpath(program)
+    return str(program) if below.startswith("..") else os.path.join(os.curdir, below)
+
+
+def command_of(script: str, module: str) -> list[str]:
+    """Words that start an app, wherever it is typed: its script beside this Python, else ``python -m module``."""
+    program = Path(sys.executable).with_name(script)
+    return [as_typed(program)] if program.is_file() else [as_typed(Path(sys.executable)), "-m", module]
 
 
 def simulate(folder: Path, settings: SimulationSettings) -> None:

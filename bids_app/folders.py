@@ -34,6 +34,8 @@ __all__ = [
 
 SETTINGS_RECORD = Path("logs") / "settings.json"
 _MARKER = ".conform-work-dir"
+_PLACES_OF_INPUTS = frozenset({"stimuli", "sourcedata", "code"})
+"""Folders of a raw dataset that are not for results, as those of its participants."""
 _WITHIN_A_JOB = frozenset({"ses", "run", "stat", "desc", "hemi"})
 """Entities in which the files of a job differ; ``ses`` goes with the scope of a fit."""
 
@@ -61,6 +63,8 @@ def check_folders(config: RunConfig) -> None:
     for name, path in derivative_paths(config.bids).items():
         if output_dir == Path(os.path.realpath(path)):
             raise UsageError(f"output_dir must not be an input, and is --derivatives {name} ({path})")
+        _check_not_among_inputs(config, output_dir, path, f"--derivatives {name}")
+    _check_not_among_inputs(config, output_dir, config.bids_dir, "bids_dir")
     if work_dir == bids_dir or bids_dir in work_dir.parents:
         raise UsageError(f"the work folder ({config.execution.work_dir}) must not be inside of bids_dir; give another by --work-dir")
     if work_dir == output_dir:
@@ -68,6 +72,26 @@ def check_folders(config: RunConfig) -> None:
     for name, path in (("output_dir", output_dir), ("--work-dir", work_dir)):
         if path.exists() and not path.is_dir():
             raise UsageError(f"{name}: {path} is not a folder")
+
+
+def _check_not_among_inputs(config: RunConfig, output_dir: Path, root: Path, called: str) -> None:
+    """Refuse an output folder inside of a derivative that is read, or among the files of a raw dataset."""
+    real = Path(os.path.realpath(root))
+    if real not in output_dir.parents:
+        return
+    from conform_bids.bids.datasets import read_description
+
+    try:
+        is_derivative = read_description(root).is_derivative
+    except (MissingInputError, UnusableInputError):
+        is_derivative = False  # whether it can be used is found where it is opened
+    first = output_dir.relative_to(real).parts[0]
+    if is_derivative:
+        better = root.parent / f"conform-{config.app}"
+        raise UsageError(f"output_dir ({config.output_dir}) must not be inside of {called}, the derivative {root}; use, say, {better}")
+    if first.startswith("sub-") or first in _PLACES_OF_INPUTS:
+        better = root / "derivatives" / f"conform-{config.app}"
+        raise UsageError(f"output_dir ({config.output_dir}) must not be inside of {first} of {called} ({root}); use, say, {better}")
 
 
 def settings_record(app: App, config: RunConfig) -> dict[str, Any]:

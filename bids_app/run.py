@@ -188,11 +188,11 @@ def _open(app: App, config: RunConfig) -> tuple[Dataset, ...]:
     if app.names_datasets:
         from conform_bids.bids.collection import open_datasets
 
-        return open_datasets(config.bids_dir, derivatives, asked, config.bids.bids_database_dir)
+        return open_datasets(config.bids_dir, derivatives, asked, config.bids.bids_database_dir, app.reads)
     from conform_bids.bids.index import open_dataset
 
     database = config.bids.bids_database_dir
-    return (open_dataset(config.bids_dir, derivatives=derivatives, participants=asked, database_dir=database),)
+    return (open_dataset(config.bids_dir, derivatives=derivatives, participants=asked, database_dir=database, reads=app.reads),)
 
 
 def _dry_run(app: App, config: RunConfig, datasets: Sequence[Dataset], plan: RunPlan) -> int:

@@ -153,6 +153,18 @@ def test_documented_configuration_is_read(repository: Path, tmp_path: Path) -> N
     assert config.settings.n_pcs == 10
 
 
+def test_apps_name_what_they_read_as_their_planners_do() -> None:
+    from bids_app.app import find_app
+    from conform_bids.align import planner as align
+    from conform_bids.encode import planner as encode
+    from conform_bids.psn import planner as psn
+
+    assert find_app("glm").reads == ("fmriprep",)
+    assert find_app("psn").reads == (psn.MAKER,)
+    assert find_app("align").reads == align.MAKERS
+    assert find_app("encode").reads == (*encode.MAKERS, "fmriprep")
+
+
 def test_readme_links_exist(repository: Path) -> None:
     text = (repository / "README.md").read_text()
     targets = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)

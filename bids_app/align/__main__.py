@@ -31,6 +31,7 @@ APP = App(
     names_datasets=True,
     group_outputs=("group_align.html", "group_align.tsv"),
     input_keys=("betas",),
+    reads=("conform-psn", "conform-glm"),
     uses_gpu=False,
     demo_options=("--output-spaces", "fsaverage5"),
 )

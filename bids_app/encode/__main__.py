@@ -32,6 +32,7 @@ APP = App(
     group_helper="conform_bids.encode.group:help_group",
     group_outputs=("group_encode.html", "group_encode.tsv"),
     input_keys=("betas", "bold", "confounds", "events", "mask"),
+    reads=("conform-psn", "conform-align", "conform-glm", "fmriprep"),
     demo_options=("--output-spaces", "fsaverage5"),
 )
 

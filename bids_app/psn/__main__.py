@@ -27,6 +27,7 @@ APP = App(
     group="conform_bids.psn.report:write_group_report",
     group_outputs=("group_psn.html", "group_psn.tsv"),
     input_keys=("betas",),
+    reads=("conform-glm",),
     uses_gpu=False,
 )
 

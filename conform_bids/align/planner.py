@@ -58,7 +58,14 @@ def plan_participant(
         When there are several spaces.
     """
     found = find_responses(
-        dataset, participant, selection, makers=MAKERS, preferred=PREFERRED, desc=settings.input_desc, split=settings.split
+        dataset,
+        participant,
+        selection,
+        makers=MAKERS,
+        preferred=PREFERRED,
+        desc=settings.input_desc,
+        split=settings.split,
+        refused=UNALIGNED,
     )
     for responses in found:
         _check_common(responses)

@@ -103,7 +103,11 @@ def named_datasets(derivatives: Mapping[str, Path]) -> tuple[NamedDataset, ...]:
 
 
 def open_datasets(
-    bids_dir: Path, derivatives: Mapping[str, Path], participants: Sequence[str] = (), database_dir: Path | None = None
+    bids_dir: Path,
+    derivatives: Mapping[str, Path],
+    participants: Sequence[str] = (),
+    database_dir: Path | None = None,
+    reads: Sequence[str] = (FMRIPREP,),
 ) -> tuple[Dataset, ...]:
     """Open bids_dir, or in its place the datasets of ``-d NAME=PATH``, whose people are then called ``<NAME><label>``.
 
@@ -115,6 +119,7 @@ def open_datasets(
     participants : sequence of str
         Labels, in a dataset or as in the output; empty is all.
     database_dir : Path, optional
+    reads : sequence of str
         As of `open_dataset`.
 
     Raises
@@ -126,8 +131,10 @@ def open_datasets(
     """
     calls = named_datasets(derivatives)
     if not calls:
-        return (open_dataset(bids_dir, derivatives=derivatives, participants=participants, database_dir=database_dir),)
-    opened = [open_dataset(call.path, derivatives=call.derivatives, database_dir=database_dir, name=call.name) for call in calls]
+        return (open_dataset(bids_dir, derivatives=derivatives, participants=participants, database_dir=database_dir, reads=reads),)
+    opened = [
+        open_dataset(call.path, derivatives=call.derivatives, database_dir=database_dir, name=call.name, reads=reads) for call in calls
+    ]
     _check_labels(opened)
     asked = list(dict.fromkeys(str(label).removeprefix("sub-") for label in participants))
     if asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,14 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def read_description(root: Path) -> Description:
+def read_description(root: Path, reads: Sequence[str] = (FMRIPREP,)) -> Description:
     """Read the description of the dataset at ``root``.
+
+    Parameters
+    ----------
+    root : Path
+    reads : sequence of str
+        What makes the derivatives that are wanted, first choice first; only to name the folder that was meant.
 
     Raises
     ------
@@ -73,7 +79,7 @@ def read_description(root: Path) -> Description:
         raise MissingInputError(f"{root}: no such folder")
     path = root / DESCRIPTION
     if not os.path.lexists(path):
-        raise UnusableInputError(f"{root}: no {DESCRIPTION}, so not a BIDS dataset{_hint(root)}")
+        raise UnusableInputError(f"{root}: no {DESCRIPTION}, so not a BIDS dataset{_hint(root, reads)}")
     try:
         content = read_json(path)
     except FileNotFoundError as error:
@@ -83,18 +89,43 @@ def read_description(root: Path) -> Description:
     return _describe(content, root)
 
 
-def _hint(root: Path) -> str:
+def _hint(root: Path, reads: Sequence[str]) -> str:
     within = [child for child in _folders(root) if (child / DESCRIPTION).exists()]
     if within:
-        best = min(within, key=lambda child: (child.name.lower() != FMRIPREP, FMRIPREP not in child.name.lower(), child.name))
-        return f". It holds datasets; did you mean {best}?"
+        best = min(within, key=lambda child: _preference(child, reads))
+        if _preference(best, reads)[0] < len(reads) or not _is_other_derivative(best):
+            return f". It holds datasets; did you mean {best}?"
+        there = ", ".join(child.name for child in within)
+        return f". It holds datasets ({there}), but none that is read here (of {', '.join(reads)})"
     for ancestor in list(root.parents)[:4]:
         if (ancestor / DESCRIPTION).exists():
             return f". Did you mean {ancestor}?"
     deeper = [child for child in _folders(root / "derivatives") if (child / DESCRIPTION).exists()]
     if deeper:
-        return f". Did you mean {min(deeper, key=lambda child: child.name.lower() != FMRIPREP)}?"
+        return f". Did you mean {min(deeper, key=lambda child: _preference(child, reads))}?"
     return ". Every dataset, raw or derivative, has one in its root"
+
+
+def _preference(root: Path, reads: Sequence[str]) -> tuple[int, bool, bool, str]:
+    """Sort key of the datasets of a folder: what is read comes first, then what may be, then what another app made."""
+    maker = _maker(root)
+    ranks = [rank for rank, name in enumerate(reads) if maker.startswith(name)]
+    rank = ranks[0] if ranks else len(reads)
+    return rank, _is_other_derivative(root), root.name.lower() not in reads, root.name
+
+
+def _is_other_derivative(root: Path) -> bool:
+    """Whether a known app made it."""
+    return _maker(root).startswith((FMRIPREP, "conform-"))
+
+
+def _maker(root: Path) -> str:
+    """What made a dataset, in lower case: the folder's name where a derivative does not say, nothing for a raw dataset."""
+    try:
+        description = read_description(root)
+    except (MissingInputError, UnusableInputError):
+        return root.name.lower()
+    return (description.generated_by or (root.name if description.is_derivative else "")).lower()
 
 
 def _describe(content: Mapping[str, Any], root: Path) -> Description:
@@ -124,7 +155,7 @@ def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
-def find_roots(bids_dir: Path, derivatives: Mapping[str, str | os.PathLike[str]], warn: Warn) -> Roots:
+def find_roots(bids_dir: Path, derivatives: Mapping[str, str | os.PathLike[str]], warn: Warn, reads: Sequence[str] = (FMRIPREP,)) -> Roots:
     """Find the raw dataset and the derivatives from the folder that the user names, and from ``-d NAME=PATH``.
 
     Raises
@@ -135,9 +166,9 @@ def find_roots(bids_dir: Path, derivatives: Mapping[str, str | os.PathLike[str]]
         When ``bids_dir`` is a raw dataset and ``-d raw=`` names another, or there are several fMRIPrep derivatives.
     """
     root = absolute(bids_dir)
-    description = read_description(root)
+    description = read_description(root, reads)
     named = {name: absolute(path) for name, path in derivatives.items() if name != RAW}
-    given = {name: (path, read_description(path)) for name, path in named.items()}
+    given = {name: (path, read_description(path, reads)) for name, path in named.items()}
     raw = absolute(derivatives[RAW]) if RAW in derivatives else None
     if raw is not None:
         read_description(raw)

@@ -253,6 +253,7 @@ def open_dataset(
     participants: Sequence[str] = (),
     database_dir: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    reads: Sequence[str] = (FMRIPREP,),
 ) -> Dataset:
     """Open a raw dataset with its derivatives, or a derivative with its raw dataset.
 
@@ -271,6 +272,8 @@ def open_dataset(
         Folder that keeps pybids' index of the whole datasets, for many jobs to share.
     name : str, optional
         What the dataset is called, where there are several.
+    reads : sequence of str
+        What makes the derivatives that are read, first choice first: a wrong ``bids_dir`` is answered with one of them.
 
     Raises
     ------
@@ -282,7 +285,7 @@ def open_dataset(
         When there are several fMRIPrep derivatives to choose from.
     """
     warnings: list[str] = []
-    roots = find_roots(absolute(bids_dir), derivatives or {}, warnings.append)
+    roots = find_roots(absolute(bids_dir), derivatives or {}, warnings.append, reads)
     database = absolute(database_dir) if database_dir is not None else None
     given = frozenset(derivatives or {})
     dataset = Dataset(absolute(bids_dir), roots, database_dir=database, warnings=warnings, name=name, given=given)

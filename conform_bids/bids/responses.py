@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,13 @@ from conform_bids.bids.conditions import read_rows
 from conform_bids.bids.images import map_paths
 from conform_bids.bids.index import Dataset
 from conform_bids.bids.names import ENTITY_ORDER, natural_key
-from conform_bids.bids.selection import Selection
-from conform_bids.errors import MissingInputError, UnusableInputError, UsageError
+from conform_bids.bids.selection import Selection, check_one_space
+from conform_bids.errors import MissingInputError, UnusableInputError
 
 __all__ = ["OBSERVED", "FoundResponses", "find_responses"]
 
 OBSERVED = "trialavg"
 """Averages of trials that are not denoised: what scores are of."""
-_SPACE = ("space", "cohort", "res", "den")
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ def find_responses(
     preferred: Sequence[str],
     desc: str | None = None,
     split: str | None = None,
+    refused: Collection[str] = (),
 ) -> list[FoundResponses]:
     """Find the responses of a participant, one record a task.
 
@@ -99,6 +99,8 @@ def find_responses(
         The one asked for.
     split : str, optional
         Column of the tables, or a file, that says what is train and test.
+    refused : collection of str
+        Spaces that the app does not take, which are then not proposed where there are several.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def find_responses(
     """
     name = _choose_maker(dataset, makers)
     found = find_betas(dataset, name, participant, selection)
-    _check_one_space(found)
+    check_one_space(found, "responses are", refused)
     tasks: dict[tuple[object, ...], list[BetaMaps]] = {}
     for maps in found:
         tasks.setdefault(tuple(item for item in maps.entities.items() if item[0] not in ("ses", "run")), []).append(maps)
@@ -125,18 +127,6 @@ def _choose_maker(dataset: Dataset, makers: Sequence[str]) -> str:
             errors.append(str(error))
     listing = ", ".join(makers)
     raise MissingInputError(f"{dataset.bids_dir}: no derivative of any of {listing}; {errors[0].partition(': ')[2]}")
-
-
-def _check_one_space(found: Sequence[BetaMaps]) -> None:
-    spaces = {(maps.kind, *((key, maps.entities.get(key)) for key in _SPACE)): maps for maps in found}
-    if len(spaces) > 1:
-        listing = "; ".join(f"{_name_space(maps)} ({maps.kind})" for maps in spaces.values())
-        raise UsageError(f"responses are in several spaces, and one is needed: {listing}; choose by --output-spaces or --file-format")
-
-
-def _name_space(maps: BetaMaps) -> str:
-    modifiers = [f"{key}-{maps.entities[key]}" for key in ("res", "den", "cohort") if key in maps.entities]
-    return ":".join([maps.entities.get("space", "func"), *modifiers])
 
 
 def _describe(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from conform_bids.bids.names import ENTITY_ORDER, same_label, short_key
 from conform_bids.errors import UsageError
 
-__all__ = ["FILE_FORMATS", "FILTER_KEYS", "NATIVE_SPACE", "Selection", "SpaceRequest", "matches_filter", "shorten"]
+__all__ = ["FILE_FORMATS", "FILTER_KEYS", "NATIVE_SPACE", "Selection", "SpaceRequest", "check_one_space", "matches_filter", "shorten"]
 
 FILE_FORMATS = ("nifti", "cifti", "gifti")
 FILTER_KEYS = ("bold", "confounds", "events", "mask", "betas")
@@ -80,6 +80,58 @@ class SpaceRequest:
     def __str__(self) -> str:
         modifiers = (("res", self.resolution), ("den", self.density), ("cohort", self.cohort))
         return ":".join([self.space, *(f"{key}-{label}" for key, label in modifiers if label is not None)])
+
+
+class _InSpace(Protocol):
+    """Files of one series or fit; ``kind`` is their format."""
+
+    @property
+    def entities(self) -> Mapping[str, str]: ...
+    @property
+    def kind(self) -> str: ...
+
+
+def check_one_space(found: Iterable[_InSpace], what: str, refused: Collection[str] = ()) -> None:
+    """Refuse files of several spaces or formats, and say which there are and how one is chosen.
+
+    Parameters
+    ----------
+    found : iterable
+        What has ``entities`` and a ``kind``.
+    what : str
+        What it is, with the verb: ``responses are``.
+    refused : collection of str
+        Labels of spaces that the app does not take, so that they are not proposed; ``func`` is a name without a space.
+
+    Raises
+    ------
+    UsageError
+        When there are several.
+    """
+    spaces = {(each.kind, *(each.entities.get(key) for key in ("space", *_MODIFIERS))): each for each in found}
+    if len(spaces) < 2:
+        return
+    offered = [each for each in spaces.values() if each.entities.get("space", "func") not in refused] or list(spaces.values())
+    listing = "; ".join(f"{_name_space(each)} ({each.kind})" for each in offered)
+    flags = next((flags for each in reversed(offered) if (flags := _flags_of(each, list(spaces.values())))), None)
+    how = f"choose {'one, as' if len(offered) > 1 else 'it'} by {flags}" if flags else "choose by --output-spaces or --file-format"
+    raise UsageError(f"{what} in several spaces, and one is needed: {listing}; {how}")
+
+
+def _name_space(found: _InSpace) -> str:
+    modifiers = [f"{key}-{found.entities[key]}" for key in _MODIFIERS if key in found.entities]
+    return ":".join([found.entities.get("space", "func"), *modifiers])
+
+
+def _flags_of(wanted: _InSpace, among: Sequence[_InSpace]) -> str | None:
+    """Options that choose this one alone; None where they cannot."""
+    request = SpaceRequest.parse(_name_space(wanted))
+    matching = [each for each in among if request.matches(each.entities)]
+    if len(matching) == 1:
+        return f"--output-spaces {_name_space(wanted)}"
+    if [each.kind for each in matching].count(wanted.kind) == 1:
+        return f"--output-spaces {_name_space(wanted)} --file-format {wanted.kind}"
+    return None
 
 
 @dataclass(frozen=True)

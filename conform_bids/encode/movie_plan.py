@@ -17,7 +17,7 @@ from conform_bids.bids.events import build_trial_table
 from conform_bids.bids.index import BIDSFile, Dataset
 from conform_bids.bids.names import ENTITY_ORDER
 from conform_bids.bids.runs import PlannedRun, check_repetition_times, group_series, plan_run, run_events, timing_notes
-from conform_bids.bids.selection import Selection
+from conform_bids.bids.selection import Selection, check_one_space
 from conform_bids.bids.series import hemisphere_pair, single_file
 from conform_bids.bids.splits import HELD_OUT
 from conform_bids.bids.trials import TrialTable, stimulus_table
@@ -83,7 +83,7 @@ def plan_movies(
         When BOLD is in several spaces.
     """
     series = find_bold(dataset, participant, selection)
-    _check_one_space(series)
+    check_one_space(series, "BOLD is")
     if all(found.events is None for found in series):
         raise MissingInputError(f"sub-{participant}: no run has events, so nothing says which movie was shown when")
     warnings = [warning for found in series for warning in found.warnings]
@@ -116,18 +116,6 @@ def plan_movies(
     if not jobs:
         raise MissingInputError(f"sub-{participant}: no run has a stimulus to model: {'; '.join(dict.fromkeys(warnings))}")
     return ParticipantPlan(person.label, tuple(jobs), tuple(dict.fromkeys(warnings)))
-
-
-def _check_one_space(series: Sequence[BoldSeries]) -> None:
-    spaces = {(found.kind, *(found.entities.get(key) for key in _SPACE)): found for found in series}
-    if len(spaces) > 1:
-        listing = "; ".join(f"{_name_space(found)} ({found.kind})" for found in spaces.values())
-        raise UsageError(f"BOLD is in several spaces, and one is needed: {listing}; choose by --output-spaces or --file-format")
-
-
-def _name_space(found: BoldSeries) -> str:
-    modifiers = [f"{key}-{found.entities[key]}" for key in ("res", "den", "cohort") if key in found.entities]
-    return ":".join([found.space_label, *modifiers])
 
 
 def _plan_task(dataset: Dataset, draft: Plan, series: list[BoldSeries], warnings: list[str]) -> Plan | None:

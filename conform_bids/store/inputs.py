@@ -136,7 +136,8 @@ def find_inputs(
         raise UsageError(f"source {source!r} is not one of {', '.join(SOURCES)}")
     if not clean_name(name):
         raise UsageError(f"{name!r}: the name of a dataset is made of letters and digits")
-    dataset = open_dataset(path, derivatives={"raw": raw} if raw is not None else None, participants=participants)
+    beside = {"raw": raw} if raw is not None else None
+    dataset = open_dataset(path, derivatives=beside, participants=participants, reads=(SOURCES[source],))
     chosen = choose_dataset(dataset, SOURCES[source])
     root = dataset.derivatives[chosen]
     found: list[ParticipantInput] = []

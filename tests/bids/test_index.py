@@ -125,6 +125,21 @@ def test_wrong_folder_names_the_one_that_was_meant(tmp_path: Path, build_dataset
         open_dataset(tmp_path / "nowhere")
 
 
+def test_wrong_folder_names_one_that_is_read(tmp_path: Path, build_dataset: Callable[..., Path], touch: Callable[..., Path]) -> None:
+    folder = build_dataset(tmp_path / "ds") / "derivatives"
+    for name in ("conform-align", "conform-psn", "another"):
+        made_by = {"GeneratedBy": [{"Name": name.replace("another", "conform-glm")}]}
+        touch(folder / name / "dataset_description.json", {**FMRIPREP_DESCRIPTION, **made_by})
+    for reads, meant in ((("conform-glm",), "another"), (("conform-psn", "conform-glm"), "conform-psn"), (("fmriprep",), "fmriprep")):
+        with pytest.raises(UnusableInputError, match=rf"did you mean {folder / meant}\?"):
+            open_dataset(folder, reads=reads)
+    with pytest.raises(UnusableInputError, match=r"\(another, conform-align, .* fmriprep\), but none .* \(of conform-encode\)"):
+        open_dataset(folder, reads=("conform-encode",))
+    build_dataset(folder / "raw")
+    with pytest.raises(UnusableInputError, match=rf"did you mean {folder / 'raw'}\?"):
+        open_dataset(folder, reads=("conform-encode",))
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x01", '{"a": 1,}', "[" * 100000])
 def test_broken_description_is_unusable(tmp_path: Path, build_dataset: Callable[..., Path], content: str) -> None:
     root = build_dataset(tmp_path / "ds")

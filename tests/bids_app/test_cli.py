@@ -155,6 +155,13 @@ def test_missing_or_unknown_positionals_are_errors(arguments: str) -> None:
         parse(APP, arguments.split())
 
 
+@pytest.mark.parametrize(("arguments", "told"), [("", False), ("data out", False), ("data --task-id a out participant", True)])
+def test_options_that_took_positionals_are_blamed_only_where_there_are_options(arguments: str, told: bool) -> None:
+    with pytest.raises(UsageError, match="required") as caught:
+        parse(APP, arguments.split())
+    assert ("takes all that follow it" in str(caught.value)) == told
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -161,7 +162,36 @@ def test_what_takes_more_people_is_said(
     monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp(name, "none", ()) for name in apps])
     monkeypatch.setattr(demo, "simulate", lambda folder, settings: None)
     assert main([str(tmp_path / "out"), "--subjects", str(people)]) == 0
-    assert ("conform-align has no scores here" in capsys.readouterr().out) == told
+    printed = capsys.readouterr().out
+    assert ("conform-align has no scores here" in printed) == told
+    if told:
+        command = shlex.split(printed.splitlines()[-1])
+        assert os.access(command[0], os.X_OK)
+        output, *options = command[-3:]
+        assert output != str(tmp_path / "out")
+        assert options == ["--subjects", str(demo.SCORED_FROM)]
+
+
+@pytest.mark.parametrize(("apps", "told"), [(("glm", "psn", "align"), True), (("glm",), False), (("psn",), False)])
+def test_a_command_to_try_is_one_that_the_app_understands(
+    apps: tuple[str, ...], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bids_app.cli import parse
+    from bids_app.psn.__main__ import APP
+
+    monkeypatch.setattr(demo, "find_apps", lambda: [DemoApp(name, "none", ()) for name in apps])
+    monkeypatch.setattr(demo, "simulate", lambda folder, settings: None)
+    output = tmp_path / "a folder"
+    assert main([str(output), "--app-options", " --sloppy"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Now try: ")]
+    assert len(lines) == told
+    for line in lines:
+        command = shlex.split(line.removeprefix("Now try: "))
+        assert os.access(command[0], os.X_OK)
+        config = parse(APP, command[command.index(str(output / "derivatives" / "conform-glm")) :])
+        assert (config.bids_dir, config.output_dir) == tuple(output / "derivatives" / f"conform-{app}" for app in ("glm", "psn"))
+        assert config.actions.dry_run
+        assert config.execution.sloppy
 
 
 def test_as_many_people_as_the_demo_says_are_scored() -> None:

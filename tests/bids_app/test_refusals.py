@@ -28,6 +28,12 @@ def tree(folder: Path) -> list[str]:
         (("{data}", "{out}", "participant", "-w", "{data}/work"), 2, "inside of bids_dir"),
         (("{data}", "{out}", "participant", "-w", "{data}"), 2, "inside of bids_dir"),
         (("{data}", "{out}", "participant", "-w", "{out}"), 2, "must not be output_dir"),
+        (("{data}", "{data}/sub-01/x", "participant"), 2, r"inside of sub-01 of bids_dir .*/data/derivatives/conform-toy"),
+        (("{data}", "{link}/stimuli", "participant", "--dry-run"), 2, "must not be inside of stimuli of bids_dir"),
+        (("{data}", "{data}/sourcedata/a/b", "participant"), 2, "must not be inside of sourcedata"),
+        (("{data}", "{data}/code", "group"), 2, "must not be inside of code"),
+        (("{data}/derivatives/fmriprep", "{data}/derivatives/fmriprep/toy", "participant"), 2, r"inside of bids_dir, the derivative"),
+        (("{data}", "{data}/derivatives/fmriprep/a/b", "participant", "-d", "x={data}/derivatives/fmriprep"), 2, "of --derivatives x"),
         (("{data}", "{file}", "participant"), 2, "is not a folder"),
         (("{data}", "{data}/derivatives/fmriprep", "participant"), 2, "was made by fMRIPrep"),
         (("{data}", "{out}", "participant", "-d", "x={out}"), 66, "there is no folder"),
@@ -66,6 +72,12 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
     assert "Traceback" not in shown.err
     assert tree(dataset) == before
     assert not places["out"].exists() or tree(places["out"]) == []
+
+
+@pytest.mark.parametrize("place", ["derivatives/toy", "derivatives/group/toy", "toy", "derivatives-sub-01/toy"])
+@pytest.mark.parametrize("bids_dir", ["", "derivatives/fmriprep"])
+def test_places_for_results_are_taken(place: str, bids_dir: str, dataset: Path, run_toy: RunToy) -> None:
+    assert run_toy(dataset / bids_dir, dataset / place, "participant", "--dry-run") == 0
 
 
 def test_validator_errors_are_listed_unless_skipped(dataset: Path, tmp_path: Path, run_toy: RunToy, capsys: Any) -> None:
