@@ -79,15 +79,15 @@ def _check_not_among_inputs(config: RunConfig, output_dir: Path, root: Path, cal
     real = Path(os.path.realpath(root))
     if real not in output_dir.parents:
         return
+    first = output_dir.relative_to(real).parts[0]
+    if first == "derivatives":  # BIDS nests them in raw datasets and in derivatives
+        return
     from conform_bids.bids.datasets import read_description
 
     try:
         is_derivative = read_description(root).is_derivative
     except (MissingInputError, UnusableInputError):
         is_derivative = False  # whether it can be used is found where it is opened
-    first = output_dir.relative_to(real).parts[0]
-    if first == "derivatives":  # BIDS nests them in raw datasets and in derivatives
-        return
     if is_derivative:
         better = root.parent / f"conform-{config.app}"
         raise UsageError(f"output_dir ({config.output_dir}) must not be inside of {called}, the derivative {root}; use, say, {better}")

@@ -124,9 +124,9 @@ class Denoiser:
             total += (component.left * component.gain(count)) @ component.right.T
         return total if self.unit_gain is None else total * self.unit_gain[:, None]
 
-    def output_sizes(self, second_moment: FloatArray, n_averaged: float | None = None) -> FloatArray:
+    def output_sizes(self, second_moment: FloatArray) -> FloatArray:
         """Root mean square of each unit's output, (n_units,), for responses about the mean with a second moment, (n_units, n_units)."""
-        matrix = self.matrix(n_averaged)
+        matrix = self.matrix()
         return np.asarray(np.sqrt(np.maximum(np.einsum("ij,ij->i", matrix @ second_moment, matrix), 0.0)))
 
     def effective_dimensions(self, n_averaged: float | None = None) -> float:

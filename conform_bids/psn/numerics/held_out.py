@@ -156,7 +156,8 @@ def evaluate_held_out(
         Of the fit to all conditions, for the denoised responses.
     """
     without_gains = [replace(denoiser, unit_gain=None) for denoiser in denoisers]
-    deviation = trials.values - trials.means.mean(axis=0)
+    centre = trials.means.mean(axis=0)
+    deviation = trials.values - centre
     second_moment = deviation.T @ deviation / len(deviation)
     passed, fold_of = pass_held_out(trials, folds, without_gains)
     sizes = np.stack([denoiser.output_sizes(second_moment) for denoiser in without_gains])
@@ -166,7 +167,6 @@ def evaluate_held_out(
     found = evaluate_passed(trials, passed, fold_of, sizes, gains)
     if unit_gain is None:
         return found
-    centre = trials.means.mean(axis=0)
     return replace(found, denoised=(found.denoised - centre) * unit_gain + centre)
 
 
