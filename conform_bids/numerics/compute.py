@@ -98,7 +98,8 @@ def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], com
     """
     if compute.n_threads <= 1 or compute.device != "cpu":
         return [function(block) for block in blocks]
-    with limit_threads(1), ThreadPoolExecutor(compute.n_threads) as pool:
+    # a limit of OpenMP holds for the thread that sets it: a new one's products would take all CPUs
+    with limit_threads(1), ThreadPoolExecutor(compute.n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(function, blocks))
 
 

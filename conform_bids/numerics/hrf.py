@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,9 +43,9 @@ _FINE_STEPS = 10  # fine samples in a brief stimulus: 0.01 s, where linear inter
 _N_SAMPLES = 501  # 50 s, what GLMsingle's library spans
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HRFLibrary:
-    """A set of response curves.
+    """A set of response curves; a library equals itself alone.
 
     Attributes
     ----------
@@ -236,7 +237,13 @@ def response_at(library: HRFLibrary, stimulus_duration: float, times: ArrayLike)
         For a duration that is negative or not finite.
     """
     _check_duration(stimulus_duration)
-    asked = np.asarray(times, dtype=np.float64)
+    fine, fine_step = _fine_response(library, 0.0 if library.convolved else float(stimulus_duration))
+    return _interpolate(fine, np.asarray(times, dtype=np.float64) / fine_step, beyond=0.0)
+
+
+@lru_cache(maxsize=16)
+def _fine_response(library: HRFLibrary, stimulus_duration: float) -> tuple[NDArray[np.float64], float]:
+    """Responses with peak 1 on a fine grid, (n_fine, n_hrfs), and its step (s); kept, as every run asks for the same ones."""
     if library.convolved:
         fine_step = library.step / math.ceil(library.step / BRIEF_STIMULUS * _FINE_STEPS)
         fine = _upsampled(library.curves, library.step, fine_step)
@@ -244,7 +251,8 @@ def response_at(library: HRFLibrary, stimulus_duration: float, times: ArrayLike)
         fine_step = BRIEF_STIMULUS / _FINE_STEPS
         fine = _convolved(_upsampled(_brief_curves(library), BRIEF_STIMULUS, fine_step), fine_step, stimulus_duration)
     fine = fine / fine.max(axis=0)
-    return _interpolate(fine, asked / fine_step, beyond=0.0)
+    fine.setflags(write=False)
+    return fine, fine_step
 
 
 def _check_duration(stimulus_duration: float) -> None:
@@ -279,8 +287,9 @@ def _interpolate(curves: NDArray[np.float64], position: NDArray[np.float64], bey
     """Linear interpolation of rows of ``curves`` at fractional row numbers of any shape."""
     last = curves.shape[0] - 1
     inside = (position >= 0) & (position <= last)
-    clipped = np.where(inside, position, 0.0)
-    lower = np.minimum(clipped.astype(np.intp), last - 1)
-    weight = (clipped - lower)[..., np.newaxis]
-    values = curves[lower] * (1.0 - weight) + curves[lower + 1] * weight
-    return np.where(inside[..., np.newaxis], values, beyond)
+    result = np.full((*position.shape, curves.shape[1]), beyond)
+    within = position[inside]
+    lower = np.minimum(within.astype(np.intp), last - 1)
+    weight = (within - lower)[:, np.newaxis]
+    result[inside] = curves[lower] * (1.0 - weight) + curves[lower + 1] * weight
+    return result

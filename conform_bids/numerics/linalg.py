@@ -68,5 +68,5 @@ def extend_basis(basis: FloatArray, columns: FloatArray, tolerance: float = 1e-8
 
 
 def project_out(basis: FloatArray, matrix: FloatArray) -> FloatArray:
-    """Remove the span of an orthonormal ``basis`` (rows, k) from the columns of ``matrix`` (rows, n)."""
+    """Remove the span of an orthonormal ``basis`` (rows, k) from the columns of ``matrix`` (..., rows, n)."""
     return matrix - basis @ (basis.T @ matrix)

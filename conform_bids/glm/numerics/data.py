@@ -93,21 +93,21 @@ class CleanData:
 
     def rows(self, units: Units) -> list[torch.Tensor]:
         """Every run of some units, (n, n_volumes) each."""
-        chosen = self.values[self._index(units)].to(self.device)
+        chosen = self._take(self.values, units)
         return [chosen[:, start:stop] for start, stop in zip(self.edges, self.edges[1:], strict=False)]
 
     def run_rows(self, run: int, units: Units) -> torch.Tensor:
         """One run of some units, (n, n_volumes)."""
-        part = self.values[:, self.edges[run] : self.edges[run + 1]]
-        return part[self._index(units)].to(self.device)
+        return self._take(self.values[:, self.edges[run] : self.edges[run + 1]], units)
 
-    def _index(self, units: Units) -> slice | torch.Tensor:
-        """Units as a slice, which copies nothing, where they follow each other."""
+    def _take(self, rows: torch.Tensor, units: Units) -> torch.Tensor:
+        """Rows of units on the device; nothing is copied where the units follow each other."""
+        if not isinstance(units, slice) and len(units) and (np.diff(units) == 1).all():
+            units = slice(int(units[0]), int(units[-1]) + 1)
         if isinstance(units, slice):
-            return units
-        if len(units) and (np.diff(units) == 1).all():
-            return slice(int(units[0]), int(units[-1]) + 1)
-        return torch.from_numpy(units).to(self.values.device)
+            return rows[units].to(self.device)
+        # several times faster than an index in brackets, which does not copy whole rows
+        return rows.index_select(0, torch.from_numpy(units).to(rows.device)).to(self.device)
 
     def scan(self, visit: Callable[[int, slice, torch.Tensor], None], compute: Compute) -> None:
         """Show every run of every block of units to ``visit(run, units, values)``."""
@@ -116,7 +116,7 @@ class CleanData:
             for run, values in enumerate(self.rows(units)):
                 visit(run, units, values)
 
-        map_blocks(block, unit_blocks(self.n_units, SCAN_UNITS), compute)
+        map_blocks(block, unit_blocks(self.n_units, SCAN_UNITS, compute.n_threads), compute)
 
 
 def survey_units(runs: Sequence[npt.NDArray[np.float32]]) -> UnitSurvey:
@@ -204,7 +204,7 @@ def _slabs(
     size = block_size(bytes_per_unit, compute.memory_bytes / 4, smallest=SCAN_UNITS, largest=max(n_units, 1)) if on_disk else n_units
     for slab in unit_blocks(n_units, max(size, 1)):
         parts = [np.array(run[:, slab]) for run in runs] if on_disk else [run[:, slab] for run in runs]
-        blocks = unit_blocks(slab.stop - slab.start, SCAN_UNITS)
+        blocks = unit_blocks(slab.stop - slab.start, SCAN_UNITS, compute.n_threads)
         yield [(parts, inside, slice(slab.start + inside.start, slab.start + inside.stop)) for inside in blocks]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ import torch
 from conform_bids.glm.numerics.data import SCAN_UNITS, CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import block_units
-from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, fit_spans
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFits, fit_spans
 from conform_bids.glm.numerics.repeats import RepeatScorer
+from conform_bids.glm.numerics.run_products import RunMatrices, sum_runs
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
 from conform_bids.numerics.folds import RepeatPairs
@@ -148,7 +149,7 @@ def gain_curve(badness: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
 
     def curve_of(total: FloatArray) -> FloatArray:
-        trend = -np.nanmedian(total, axis=1)
+        trend = -(np.nanmedian if np.isnan(total).any() else np.median)(total, axis=1)
         return np.asarray(trend - trend[0])
 
     total, n_groups = badness.sum(axis=0), len(badness)
@@ -185,46 +186,69 @@ def pool_reliability(
         chosen = design.train
         return odd_even_reliability(to_numpy(betas)[chosen], design.condition[chosen], design.run[chosen])
 
-    reliability = np.concatenate(map_blocks(of_block, index_blocks(units, SCAN_UNITS), compute))
+    reliability = np.concatenate(map_blocks(of_block, index_blocks(units, SCAN_UNITS, compute.n_threads), compute))
     return float(np.nanmedian(reliability)) if np.isfinite(reliability).any() else float("nan")
 
 
-@dataclass(frozen=True)
-class _CountFactor:
+class _RunTerms(NamedTuple):
     """What a run and HRF need to score 0..K noise regressors at once.
 
-    ``plain`` are directions and weights of the fit without any, ``start`` those that the regressors are added to (compat with user
-    regressors: the two differ). Adding regressor k to a model subtracts ``update[:, k]`` times a number a unit from its betas; that
-    number is row k of ``probe`` Y. ``gram`` holds the products of the updates, weighted by how many trials each trial predicts: twice
-    below the diagonal, 0 above it.
+    Betas are ``weights @ directions @ Y``, those that the regressors are added to, and ``plain_weights @ plain_directions @ Y`` without
+    any (compat with user regressors: the two differ). Adding regressor k to a model subtracts ``update[k]`` times a number a unit from
+    its betas; that number is row k of ``probe @ Y``. ``gram`` holds the products of the updates, weighted by how many trials each trial
+    predicts: twice below the diagonal, 0 above it.
     """
 
-    plain: tuple[torch.Tensor, torch.Tensor]
-    start: tuple[torch.Tensor, torch.Tensor]
+    directions: torch.Tensor
+    weights: torch.Tensor
     probe: torch.Tensor
     update: torch.Tensor
     gram: torch.Tensor
+    plain_directions: torch.Tensor
+    plain_weights: torch.Tensor
 
 
-def _count_factors(regressors: FloatArray, extra: FloatArray, added: FloatArray, weights: FloatArray, device: str) -> list[_CountFactor]:
+def _count_terms(
+    regressors: FloatArray, extra: FloatArray, added: FloatArray, partners: FloatArray, known: FloatArray | None, device: str
+) -> list[_RunTerms]:
     """Nested models by orthogonalisation, one of each HRF: what regressor k adds to what is before it is a unit vector q_k.
 
     With W the noise regressors and M = W - U U'W their part outside of the design, M = Q B^-1 (Gram-Schmidt). The joint coefficients of
     W are B Q'Y, so that model k is model k - 1 less column k of V S^-1 U'W B times q_k'Y.
     """
-    start = fit_spans(regressors, extra)
+    start = fit_spans(regressors, extra) if known is None else SpanFits(regressors @ known, known)
     inside = start.directions.swapaxes(1, 2) @ added
     directions, combine = _orthogonalise(added - start.directions @ inside)
     update = start.weights @ inside @ combine
-    gram = update.swapaxes(1, 2) @ (weights[:, None] * update)
+    gram = update.swapaxes(1, 2) @ (partners[:, None] * update)
+    steps = (to_tensor(term, device) for term in (directions.swapaxes(1, 2), update.swapaxes(1, 2), np.tril(gram) + np.tril(gram, -1)))
     here = start.on(device)
-    starts = list(zip(here.directions, here.weights, strict=True))
-    plains = starts
-    if extra.shape[1]:
-        plain = fit_spans(regressors, extra[:, :0]).on(device)
-        plains = list(zip(plain.directions, plain.weights, strict=True))
-    terms = (to_tensor(term, device) for term in (directions.swapaxes(1, 2), update, np.tril(gram) + np.tril(gram, -1)))
-    return [_CountFactor(*parts) for parts in zip(plains, starts, *terms, strict=True)]
+    plain = fit_spans(regressors, extra[:, :0]).on(device) if extra.shape[1] else here
+    parts = (here.directions.transpose(1, 2), here.weights, *steps, plain.directions.transpose(1, 2), plain.weights)
+    return [_RunTerms(*terms) for terms in zip(*parts, strict=True)]
+
+
+class _CountFactor:
+    """The terms of one HRF in all runs, named as in `_RunTerms`."""
+
+    def __init__(self, runs: Sequence[_RunTerms], *, one_start: bool) -> None:
+        self.probe = RunMatrices([run.probe for run in runs])
+        self.update = RunMatrices([run.update for run in runs])
+        self.gram = RunMatrices([run.gram for run in runs])
+        self._start = RunMatrices([run.directions for run in runs]), RunMatrices([run.weights for run in runs])
+        self._plain = self._start
+        if not one_start:
+            self._plain = RunMatrices([run.plain_directions for run in runs]), RunMatrices([run.plain_weights for run in runs])
+
+    def plain_betas(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Betas (n_trials, n) without any regressors."""
+        directions, weights = self._plain
+        return weights.times(directions.times_data(values))
+
+    def start_betas(self, values: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Betas (n_trials, n) that noise regressors are added to; None where these are the plain ones."""
+        directions, weights = self._start
+        return None if self._plain is self._start else weights.times(directions.times_data(values))
 
 
 def _orthogonalise(columns: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -251,6 +275,7 @@ def count_badness(
     pairs: RepeatPairs,
     units: IntArray,
     compute: Compute,
+    spans: Sequence[FloatArray] | None = None,
 ) -> FloatArray:
     """Cross-validation error with 0, 1, ... K noise regressors (ALGORITHM: lower is better), by the runs that it comes from.
 
@@ -271,6 +296,8 @@ def count_badness(
         Which trials predict which.
     units : (n,) int array
         Units to score; present in every run.
+    spans : sequence of (n_hrfs, n_trials, rank) arrays, optional
+        Weights of `fit_spans` of the regressors, where they are known and the bases have no extra columns.
 
     Returns
     -------
@@ -284,11 +311,14 @@ def count_badness(
     scorer = RepeatScorer(design, pairs, data.device)
     used = [hrf for hrf, _ in units_by_hrf(hrf_index[units])]
 
-    def factorise(run: int) -> list[_CountFactor]:
-        extra, weights = data.bases[run].extra, pairs.n_partners[design.trials_of(run)]
-        return _count_factors(regressors[run][used], extra, extend_basis(extra, pcs[run][:, :n_pcs]), weights, data.device)
+    def factorise(run: int) -> list[_RunTerms]:
+        extra, partners = data.bases[run].extra, pairs.n_partners[design.trials_of(run)]
+        known = None if spans is None else spans[run][used]
+        return _count_terms(regressors[run][used], extra, extend_basis(extra, pcs[run][:, :n_pcs]), partners, known, data.device)
 
-    factors = dict(zip(used, zip(*map_blocks(factorise, range(design.n_runs), compute), strict=True), strict=True))
+    one_start = not any(basis.extra.shape[1] for basis in data.bases)
+    runs = map_blocks(factorise, range(design.n_runs), compute)
+    factors = {hrf: _CountFactor([run[index] for run in runs], one_start=one_start) for index, hrf in enumerate(used)}
     blocks = [
         (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
     ]
@@ -298,7 +328,7 @@ def count_badness(
         errors = _block_badness(data.rows(units[block]), design, factors[hrf], scorer, n_pcs)
         result[:, :, block] = np.add.reduceat(to_numpy(errors), first_runs, axis=0, dtype=np.float64)
 
-    map_blocks(score, blocks, compute)
+    map_blocks(score, sorted(blocks, key=lambda task: -len(task[1])), compute)
     return result
 
 
@@ -308,35 +338,27 @@ def units_by_hrf(hrf_index: IntArray) -> Iterator[tuple[int, IntArray]]:
         yield int(hrf), np.flatnonzero(hrf_index == hrf)
 
 
-def _block_badness(
-    values: Sequence[torch.Tensor], design: Design, factors: Sequence[_CountFactor], scorer: RepeatScorer, n_pcs: int
-) -> torch.Tensor:
+def _block_badness(values: Sequence[torch.Tensor], design: Design, factor: _CountFactor, scorer: RepeatScorer, n_pcs: int) -> torch.Tensor:
     """Errors of a block of units by run, (n_runs, n_pcs + 1, n_units)."""
-    plain = _betas(values, design, [factor.plain for factor in factors])
+    plain = factor.plain_betas(values)
     z, means, inverses = scorer.standardise(plain)
     partners = scorer.partners @ z
     tested = z.square().mul_(scorer.test_weights[:, None])
     residual = torch.sub(scorer.weights[:, None] * z, partners)
     without = with_extra = torch.addcmul(tested, z, residual - partners)
-    if any(factor.start is not factor.plain for factor in factors):
-        z = scorer.scale(_betas(values, design, [factor.start for factor in factors]), means, inverses)
+    start = factor.start_betas(values)
+    if start is not None:
+        z = scorer.scale(start, means, inverses)
         residual = torch.sub(scorer.weights[:, None] * z, partners)
         with_extra = torch.addcmul(tested, z, residual - partners)
     errors = plain.new_empty((design.n_runs, n_pcs + 1, plain.shape[1]))
-    for run, factor in enumerate(factors):
-        rows = design.trials_of(run)
-        errors[run, 0] = without[rows].sum(0)
-        first = errors[run, 0] if with_extra is without else with_extra[rows].sum(0)
-        change = (factor.probe @ values[run].T).mul_(inverses[int(design.session[run])])
-        # the square expanded, regressor by regressor, instead of forming K sets of betas
-        steps = torch.addmm(factor.gram @ change, factor.update.T, residual[rows], alpha=-2).mul_(change)
-        torch.add(steps.cumsum(0), first, out=errors[run, 1:])
+    n_trials = factor.update.n_columns
+    errors[:, 0] = sum_runs(without, n_trials)
+    first = errors[:, 0] if start is None else sum_runs(with_extra, n_trials)
+    change = factor.probe.times_data(values)
+    by_run = change.view(design.n_runs, n_pcs, -1)
+    by_run.mul_(torch.stack([inverses[int(session)] for session in design.session])[:, None])
+    # the square expanded, regressor by regressor, instead of forming K sets of betas
+    steps = factor.gram.times(change).sub_(factor.update.times(residual), alpha=2).mul_(change)
+    torch.add(steps.view_as(by_run).cumsum(1), first[:, None], out=errors[:, 1:])
     return errors
-
-
-def _betas(values: Sequence[torch.Tensor], design: Design, fits: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Betas (n_trials, n_units) of all runs from the directions and weights of each."""
-    result = values[0].new_empty((design.n_trials, len(values[0])))
-    for run, (directions, weights) in enumerate(fits):
-        torch.mm(weights, directions.T @ values[run].T, out=result[design.trials_of(run)])
-    return result

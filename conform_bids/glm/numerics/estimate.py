@@ -68,7 +68,7 @@ class BetaSink:
 
     def __init__(self, betas: npt.NDArray[np.float32], scale: FloatArray) -> None:
         self.betas = betas
-        self._scale = scale.astype(np.float32)
+        self._scale = torch.from_numpy(scale.astype(np.float32))
         self._start: dict[int, int] = {}
         self._order = np.arange(betas.shape[1])
 
@@ -87,12 +87,13 @@ class BetaSink:
     def put(self, group: UnitGroup, design: Design, betas: torch.Tensor) -> None:
         """Keep the betas (n_trials of the group's runs, n) of a group."""
         start = self._start[id(group)]
-        block = self.betas[:, start : start + len(group.units)]
+        block = torch.from_numpy(self.betas)[:, start : start + len(group.units)]
+        scale = self._scale[torch.from_numpy(group.units)]
         if len(group.runs) == design.n_runs:
-            np.multiply(to_numpy(betas), self._scale[group.units], out=block)
+            torch.mul(betas.to("cpu"), scale, out=block)
         else:
-            block[:] = np.nan
-            block[trials_of_runs(design, group.runs)] = to_numpy(betas) * self._scale[group.units]
+            block.fill_(torch.nan)
+            block[torch.from_numpy(trials_of_runs(design, group.runs))] = betas.to("cpu") * scale
 
     def close(self, compute: Compute) -> None:
         """Bring every row into the order of the units."""
@@ -146,13 +147,20 @@ def estimate_betas(
     scale_offset = np.full((2, n_units), np.nan)
     badness = np.full((len(ridge.fractions) if ridge is not None else 0, n_units), np.nan)
     solvers = RidgeSolvers(design, factors, ridge, data.device)
+    stacks: dict[tuple[int, tuple[int, ...]], StackedRuns] = {}
+
+    def stack_of(group: UnitGroup) -> StackedRuns:
+        key = (group.hrf, group.runs)
+        if key not in stacks:
+            stacks[key] = StackedRuns([factors[group.hrf][run] for run in group.runs])
+        return stacks[key]
 
     def fit(group: UnitGroup) -> None:
         rows, where = data.rows(group.units), np.ix_(np.array(group.runs), group.units)
         values = [rows[run] for run in group.runs]
         total[where] = sums = data.total[where]
         solver = solvers.of(group)
-        stack = StackedRuns([factors[group.hrf][run] for run in group.runs]) if solver is None else solver.stack
+        stack = stack_of(group) if solver is None else solver.stack
         projected = stack.project(values)
         betas = stack.ordinary_betas(projected)
         if solver is None or ordinary is not None:

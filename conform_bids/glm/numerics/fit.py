@@ -28,7 +28,7 @@ from conform_bids.glm.numerics.least_squares import RunFactor
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.numerics.outcome import FitOptions, FitResult, ModelFit
 from conform_bids.glm.numerics.threshold import find_r2_threshold
-from conform_bids.numerics.compute import Compute, limit_threads
+from conform_bids.numerics.compute import Compute, limit_threads, map_blocks
 from conform_bids.numerics.folds import RepeatPairs, pair_repeats
 from conform_bids.numerics.hrf import HRFLibrary, response_at, sample_library_glmsingle
 from conform_bids.numerics.linalg import extend_basis, project_out
@@ -72,6 +72,7 @@ class _Fit:
         assert data is not None
         self.data: CleanData = data
         self.library_rsquared = scans[0].result() if scans else np.zeros((0, 0))
+        self.spans = scans[0].spans() if scans else None
         self.hrf_index = best_hrf(self.library_rsquared) if scans else np.zeros(n_units, np.intp)
         self._set_aside(self.survey)
 
@@ -106,7 +107,7 @@ class _Fit:
             columns = rounded_regressors(self.design, curves)
         else:
             columns = exact_regressors(self.design, lambda duration, times: response_at(library, duration, times))
-        return [np.stack([project_out(self.bases[run].base, hrf) for hrf in columns(run)]) for run in range(self.design.n_runs)]
+        return map_blocks(lambda run: project_out(self.bases[run].base, columns(run)), range(self.design.n_runs), self.compute)
 
     def user_extras(self) -> list[FloatArray]:
         """Bases of user regressors that are fitted but stay in what R2 is measured on (compat)."""
@@ -221,7 +222,7 @@ class _Fit:
         if available == 0 or not self.pairs.any or not voters.any():
             return 0, np.zeros(0), np.zeros(0)
         units = np.flatnonzero(voters)
-        badness = count_badness(self.data, self.design, self.library, self.hrf_index, pcs, self.pairs, units, self.compute)
+        badness = count_badness(self.data, self.design, self.library, self.hrf_index, pcs, self.pairs, units, self.compute, self.spans)
         curve, error = gain_curve(badness)
         if self.options.pcs_rule == "smallest":
             return choose_fewest(curve, error), curve, error

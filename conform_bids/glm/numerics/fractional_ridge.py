@@ -155,9 +155,11 @@ class RidgeSolver:
         scaled = scaled * self._of_runs(inverses)
         result = self.curve.at(alphas, scaled, linear).add_(constant)
         parts = zip(scaled.split(self.stack.ranks), self.squared_singular.split(self.stack.ranks), strict=True)
+        # one room for all runs: what is this large would be asked of the system, and given back to it, again and again
+        room = alphas.new_empty((max(self.stack.ranks), *alphas.shape))
         for weighing, others, (part, s2) in zip(self.scoring.weighing, self.others, parts, strict=True):
             if len(others):
-                shrunk = torch.add(s2[:, None], alphas)
+                shrunk = torch.add(s2[:, None], alphas, out=room[: len(part)])
                 torch.div(part[:, None, :], shrunk, out=shrunk)
                 result += (weighing.excess @ (others @ shrunk.flatten(1)).square_()).view_as(alphas)
         return result

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conform_bids.glm.numerics.groups import BLOCK_UNITS
 from conform_bids.glm.numerics.least_squares import RunFactor
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
@@ -27,6 +26,8 @@ __all__ = ["SCAN_LAMBDAS", "EvidenceScan"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 BoolArray = npt.NDArray[np.bool_]
+EVIDENCE_UNITS = 2048
+"""Units a block of what comes after the pass over the data."""
 SCAN_LAMBDAS = 10.0 ** np.array([-1.0, -0.5, 0.0])
 """Ratios of the variance of responses to that of the noise that the evidence is summed over."""
 
@@ -89,7 +90,7 @@ class EvidenceScan:
             evidence = rest.log_().mul_(-freedom).sub_(penalty).mul_(0.5)
             result[:, members] = evidence.logsumexp(1).numpy()
 
-        map_blocks(block, index_blocks(units, BLOCK_UNITS), compute)
+        map_blocks(block, index_blocks(units, EVIDENCE_UNITS, compute.n_threads), compute)
 
 
 def _equal_columns(present: BoolArray) -> Iterator[tuple[BoolArray, IntArray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +97,8 @@ class LibraryScan:
     ) -> None:
         self._n_hrfs = len(regressors[0])
 
-        def products(run: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            return _run_products(regressors[run], bases[run].extra, compute.device)
+        def products(run: int) -> _RunTerms:
+            return _run_terms(regressors[run], bases[run].extra, compute.device)
 
         self._runs = map_blocks(products, range(design.n_runs), compute)
         self._residual = np.zeros((self._n_hrfs, n_units))
@@ -105,7 +106,7 @@ class LibraryScan:
 
     def visit(self, run: int, units: slice, values: torch.Tensor, total: torch.Tensor) -> None:
         """See `RunScan`."""
-        directions, leaks, extra = self._runs[run]
+        directions, leaks, extra, _ = self._runs[run]
         shape = (self._n_hrfs, -1, len(values))
         if len(directions):
             explained = (directions @ values.T).square_().view(shape).sum(1)
@@ -117,31 +118,47 @@ class LibraryScan:
         self._residual[:, units] += to_numpy(total - explained)
         self._total[units] += to_numpy(total)
 
+    def spans(self) -> list[FloatArray] | None:
+        """Weights of `fit_spans` of each run; None where a run's fit has a basis taken out of the regressors."""
+        weights = [run.weights for run in self._runs if run.weights is not None]
+        return weights if len(weights) == len(self._runs) else None
+
     def result(self) -> FloatArray:
         """R2 in percent over all runs, (n_hrfs, n_units)."""
         return percent_explained(self._residual, self._total)
 
 
-def _run_products(regressors: FloatArray, extra: FloatArray, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+class _RunTerms(NamedTuple):
     """What turns a run's data into the share that every HRF explains.
 
-    Returns
-    -------
+    Attributes
+    ----------
     directions : (n_hrfs * rank, n_volumes) tensor
         Transposed orthonormal bases U of the regressors, padded to the same rank: |U'y|^2 is explained.
     leaks : (n_hrfs * p, n_volumes) tensor
         N S^-1 U', which gives the part N b of the fit that lies in the basis E of `least_squares`; no rows without such a basis.
     extra : (p, n_volumes) tensor
         E'.
+    weights : (n_hrfs, n_trials, rank) array or None
+        What turns U'y into betas, where there is no basis E.
     """
+
+    directions: torch.Tensor
+    leaks: torch.Tensor
+    extra: torch.Tensor
+    weights: FloatArray | None
+
+
+def _run_terms(regressors: FloatArray, extra: FloatArray, device: str) -> _RunTerms:
     if extra.shape[1] == 0:
-        nothing = np.zeros((0, len(extra)))
-        directions = fit_spans(regressors, extra).directions.transpose(0, 2, 1)
-        return to_tensor(directions.reshape(-1, len(extra)), device), to_tensor(nothing, device), to_tensor(nothing, device)
+        nothing = to_tensor(np.zeros((0, len(extra))), device)
+        spans = fit_spans(regressors, extra)
+        directions = spans.directions.transpose(0, 2, 1).reshape(-1, len(extra))
+        return _RunTerms(to_tensor(directions, device), nothing, nothing, spans.weights)
     factors = factorise_hrfs(regressors, extra, device)
     rank = max(factor.left.shape[1] for factor in factors)
     padded = [torch.nn.functional.pad(factor.left.T, (0, 0, 0, rank - factor.left.shape[1])) for factor in factors]
-    return torch.cat(padded), torch.cat([_leak(factor) for factor in factors]), to_tensor(extra.T, device)
+    return _RunTerms(torch.cat(padded), torch.cat([_leak(factor) for factor in factors]), to_tensor(extra.T, device), None)
 
 
 def _leak(factor: RunFactor) -> torch.Tensor:

@@ -9,7 +9,7 @@ out for the fit; with N = E'XV its residual sum of squares is yy - 2 (S b'w + (N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conform_bids.glm.numerics.run_products import RunMatrices, sum_runs
 from conform_bids.numerics.compute import to_tensor
 
 __all__ = [
@@ -216,29 +217,31 @@ class StackedRuns:
     """
 
     def __init__(self, factors: Sequence[RunFactor]) -> None:
-        self.factors = tuple(factors)
         self.ranks = [factor.right.shape[1] for factor in factors]
         self.n_trials = [factor.right.shape[0] for factor in factors]
         self.scale = torch.cat([factor.scale for factor in factors])
+        self._left = RunMatrices([factor.left.T for factor in factors])
+        self._weights = RunMatrices([factor.weights for factor in factors])
+        self._rotation = RunMatrices([factor.rotation for factor in factors])
+        self._back = RunMatrices([factor.rotation.T for factor in factors])
+        self._extra = RunMatrices([factor.extra.T for factor in factors])
+        self._leaked = RunMatrices([factor.leaked for factor in factors])
 
     def project(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Products w = U'Y, (rank, n), with the runs (n, n_volumes) of a block."""
-        return self._stack(self.ranks, ((factor.left.T, part.T) for factor, part in zip(self.factors, values, strict=True)))
+        return self._left.times_data(values)
 
     def ordinary_betas(self, projected: torch.Tensor) -> torch.Tensor:
         """V S^-1 w, (n_trials, n)."""
-        parts = zip(self.factors, projected.split(self.ranks), strict=True)
-        return self._stack(self.n_trials, ((factor.weights, part) for factor, part in parts))
+        return self._weights.times(projected)
 
     def betas(self, rotated: torch.Tensor) -> torch.Tensor:
         """V b, (n_trials, n), of rotated betas b (rank, n)."""
-        parts = zip(self.factors, rotated.split(self.ranks), strict=True)
-        return self._stack(self.n_trials, ((factor.rotation, part) for factor, part in parts))
+        return self._rotation.times(rotated)
 
     def rotate(self, betas: torch.Tensor) -> torch.Tensor:
         """V' of each run times its rows of betas (n_trials, n), (rank, n)."""
-        parts = zip(self.factors, betas.split(self.n_trials), strict=True)
-        return self._stack(self.ranks, ((factor.rotation.T, part) for factor, part in parts))
+        return self._back.times(betas)
 
     def explained(self, values: Sequence[torch.Tensor], projected: torch.Tensor, rotated: torch.Tensor | None = None) -> torch.Tensor:
         """How far betas bring the sum of squares of each run down, (n_runs, n), in data that still hold the part of the bases E.
@@ -257,25 +260,11 @@ class StackedRuns:
         else:
             fitted = rotated * self.scale
             squares = torch.sub(projected, fitted, alpha=0.5).mul_(fitted).mul_(2)
-        result = torch.stack([part.sum(0) for part in squares.split(self.ranks)])
-        if any(factor.extra.shape[1] for factor in self.factors):
-            parts = (projected / self.scale if rotated is None else rotated).split(self.ranks)
-            for run, (factor, part) in enumerate(zip(self.factors, parts, strict=True)):
-                inside = factor.leaked @ part
-                result[run] += (inside * torch.sub(factor.extra.T @ values[run].T, inside, alpha=0.5)).sum(0) * 2
-        return result
-
-    @staticmethod
-    def _stack(n_rows: Sequence[int], products: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """Products of matrices, one below the other, without a copy."""
-        result: torch.Tensor | None = None
-        start = 0
-        for rows, (left, right) in zip(n_rows, products, strict=True):
-            if result is None:
-                result = right.new_empty((sum(n_rows), right.shape[1]))
-            torch.mm(left, right, out=result[start : start + rows])
-            start += rows
-        assert result is not None, "no run"
+        result = sum_runs(squares, self.ranks)
+        if any(self._extra.n_rows):
+            inside = self._leaked.times(projected / self.scale if rotated is None else rotated)
+            inside.mul_(self._extra.times_data(values).sub_(inside, alpha=0.5))
+            result.add_(sum_runs(inside, self._extra.n_rows), alpha=2)
         return result
 
 

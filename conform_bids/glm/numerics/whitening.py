@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
+import scipy.signal
 
 from conform_bids.numerics.linalg import project_out
 
@@ -55,7 +56,7 @@ def fit_autoregression(covariances: Sequence[FloatArray], nuisances: Sequence[Fl
     target = observed[1:] / observed[0]
 
     def misfit(parameters: FloatArray) -> FloatArray:
-        sums = expected @ _autocorrelation(autoregression_of(np.tanh(parameters)), expected.shape[1])
+        sums = expected @ _autocorrelation(np.tanh(parameters), expected.shape[1])
         result: FloatArray = sums[1:] / sums[0] - target
         return result
 
@@ -72,11 +73,17 @@ def _lagged_sums_by_lag(nuisance: FloatArray, n_lags: int) -> FloatArray:
     n_volumes = len(nuisance)
     projector = np.eye(n_volumes) - nuisance @ nuisance.T
     result = np.zeros((n_lags + 1, n_volumes))
-    offsets = (np.arange(n_volumes)[None, :] - np.arange(n_volumes)[:, None] + n_volumes - 1).ravel()
+    # the memory of rows of 2 n - 1, seen as rows of 2 n: each starts one further on, so that a column holds one offset
+    by_offset = np.zeros((n_volumes, 2 * n_volumes))
+    padded = by_offset.ravel()[: n_volumes * (2 * n_volumes - 1)].reshape(n_volumes, 2 * n_volumes - 1)
     for row in range(min(n_lags + 1, n_volumes)):
-        seen = projector[:, : n_volumes - row] @ projector[row:, :]
-        by_offset = np.bincount(offsets, weights=seen.ravel(), minlength=2 * n_volumes - 1)
-        result[row] = by_offset[n_volumes - 1 :] + np.append(0.0, by_offset[: n_volumes - 1][::-1])
+        # R[:, :-row] R[row:], with the identity of the second R multiplied out
+        left = projector[:, : n_volumes - row]
+        padded[:, :n_volumes] = (left @ nuisance[row:]) @ -nuisance.T
+        padded[:, row:n_volumes] += left
+        sums = by_offset.sum(axis=0)
+        # offsets 0 to n - 1, nothing, then -(n - 1) to -1
+        result[row] = sums[:n_volumes] + np.append(0.0, sums[n_volumes + 1 :][::-1])
     return result / max(n_volumes - nuisance.shape[1], 1)
 
 
@@ -84,18 +91,28 @@ def autoregression_of(reflections: FloatArray) -> FloatArray:
     """Coefficients of the stable process with these reflection coefficients, each within (-1, 1) (Levinson-Durbin)."""
     coefficients = np.zeros(0)
     for reflection in reflections:
-        coefficients = np.concatenate([coefficients - reflection * coefficients[::-1], [reflection]])
+        coefficients = _extend(coefficients, reflection)
     return coefficients
 
 
-def _autocorrelation(coefficients: FloatArray, n_lags: int) -> FloatArray:
-    """Autocorrelation of the process at lags 0 to ``n_lags - 1``."""
-    order = len(coefficients)
-    covariance = _stationary_covariance(coefficients)
-    result = np.zeros(max(n_lags, order))
-    result[:order] = covariance[0] / covariance[0, 0]
-    for lag in range(order, n_lags):
-        result[lag] = coefficients @ result[lag - order : lag][::-1]
+def _extend(coefficients: FloatArray, reflection: float) -> FloatArray:
+    return np.append(coefficients - reflection * coefficients[::-1], reflection)
+
+
+def _autocorrelation(reflections: FloatArray, n_lags: int) -> FloatArray:
+    """Autocorrelation, at lags 0 to ``n_lags - 1``, of the process with these reflection coefficients."""
+    coefficients, unexplained = np.zeros(0), 1.0
+    result = np.ones(max(n_lags, len(reflections) + 1))
+    for lag, reflection in enumerate(reflections, start=1):
+        # Levinson's recursion read the other way round: its reflection coefficient is known, the correlation is not
+        result[lag] = coefficients @ result[1:lag][::-1] + reflection * unexplained
+        unexplained *= 1 - reflection**2
+        coefficients = _extend(coefficients, reflection)
+    order, polynomial = len(coefficients), np.append(1.0, -coefficients)
+    beyond = len(result) - order - 1
+    if beyond:
+        past = scipy.signal.lfiltic([1.0], polynomial, result[1 : order + 1][::-1])
+        result[order + 1 :] = scipy.signal.lfilter([1.0], polynomial, np.zeros(beyond), zi=past)[0]
     return result[:n_lags]
 
 
