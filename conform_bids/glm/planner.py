@@ -212,7 +212,7 @@ def _with_memory(plan: Plan, n_units: int, n_trials: int, resources: Resources) 
     """
     volumes = [run.n_volumes or 300 for run in plan.runs]
     read = 4e-9 * n_units * max(volumes)
-    regressors = 8e-9 * 21 * n_trials * max(volumes) * (4 if "conform" in plan.models else 2)
+    regressors = 8e-9 * 21 * n_trials * max(volumes) * (4 if "conform" in plan.models else 3)
     # each thread decomposes a run's regressors with all HRFs at once: about four copies meanwhile
     regressors += 4 * resources.n_threads * 8e-9 * 21 * n_trials / len(plan.runs) * max(volumes)
     per_unit = 8e-9 * n_units * 200

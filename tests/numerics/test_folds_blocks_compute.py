@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +95,30 @@ def test_threads_go_from_operations_to_blocks_and_back() -> None:
             with threads_over_blocks() as within:
                 assert within.n_threads == 1
         assert torch.get_num_threads() == 2
+
+
+def test_a_thread_of_blocks_keeps_to_one_cpu() -> None:
+    """CPU time of the process is that of the thread: OpenMP's limit is a thread's own, and a new thread has none of it."""
+    code = """
+import time, torch
+from conform_bids.numerics.compute import Compute, map_blocks
+matrix = torch.rand(800, 800)
+def multiply(block):
+    own, all_of_them = time.thread_time(), time.process_time()
+    for _ in range(20):
+        torch.mm(matrix, matrix)
+    return (time.process_time() - all_of_them) / (time.thread_time() - own)
+print(map_blocks(multiply, [0], Compute(n_threads=2))[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.3
+
+
+@given(n_units=st.integers(0, 500), size=st.integers(1, 80), n_threads=st.integers(1, 5))
+def test_threads_get_as_many_blocks_each(n_units: int, size: int, n_threads: int) -> None:
+    blocks = list(unit_blocks(n_units, size, n_threads))
+    lengths = [block.stop - block.start for block in blocks]
+    assert [unit for block in blocks for unit in range(block.start, block.stop)] == list(range(n_units))
+    assert all(0 < length <= size for length in lengths)
+    assert len(blocks) % n_threads == 0 or len(blocks) == n_units

@@ -144,7 +144,7 @@ def fit_conform(
     pcs : sequence of (n_volumes, k) arrays
         The noise regressors that are used.
     covariances : sequence of (n_volumes, n_volumes) arrays
-        Of the noise pool, `pool_covariances`.
+        Of the noise pool, `noise_regressors`.
     units : (n,) int array
         Units to fit.
     present : (n_runs, n_units) bool array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ __all__ = [
     "gain_curve",
     "noise_pool",
     "noise_regressors",
-    "pool_covariances",
     "pool_reliability",
     "units_by_hrf",
 ]
@@ -63,44 +63,42 @@ def noise_pool(mean: FloatArray, onoff_rsquared: FloatArray, *, percentile: floa
         return (mean > np.percentile(known, percentile) * fraction) & (onoff_rsquared < rsquared_below)
 
 
-def pool_covariances(data: CleanData, pool: BoolArray, compute: Compute) -> list[FloatArray]:
-    """Covariance over time of the pool, run by run; every unit counts the same.
+def noise_regressors(data: CleanData, pool: BoolArray, n_pcs: int, compute: Compute) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Principal components of the noise pool's time courses, run by run; every unit counts the same.
 
     Returns
     -------
-    list of (n_volumes, n_volumes) arrays
-        Sum over units of y y', with y a time course of unit length, base nuisance out.
+    covariances : list of (n_volumes, n_volumes) arrays
+        Of each run: sum over units of y y', with y a time course of unit length, base nuisance out.
+    pcs : list of (n_volumes, k) arrays
+        Of each run: orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
     """
     units = np.flatnonzero(pool)
 
-    def of_run(run: int) -> FloatArray:
-        gram = torch.zeros((len(data.bases[run].base),) * 2, dtype=torch.float64, device=data.device)
-        for block in index_blocks(units, SCAN_UNITS):
-            values = data.run_rows(run, block)
-            squares = data.total[run, block, None]
-            weights = to_tensor(np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0), data.device)
-            gram += values.T @ (values * weights)
-        return np.asarray(gram.cpu().numpy())
+    # both in one task, as scipy's decomposition keeps the interpreter from other threads, and products do not need it
+    def of_run(run: int) -> tuple[FloatArray, FloatArray]:
+        covariance = _pool_covariance(data, run, units)
+        return covariance, _largest_components(covariance, n_pcs)
 
-    return map_blocks(of_run, range(data.n_runs), compute)
+    covariances, pcs = zip(*map_blocks(of_run, range(data.n_runs), compute), strict=True)
+    return list(covariances), list(pcs)
 
 
-def noise_regressors(covariances: Sequence[FloatArray], n_pcs: int, compute: Compute) -> list[FloatArray]:
-    """Principal components of the noise pool's time courses, from `pool_covariances`.
+def _pool_covariance(data: CleanData, run: int, units: IntArray) -> FloatArray:
+    gram = torch.zeros((len(data.bases[run].base),) * 2, dtype=torch.float64, device=data.device)
+    for block in index_blocks(units, SCAN_UNITS):
+        values = data.run_rows(run, block)
+        squares = data.total[run, block, None]
+        weights = to_tensor(np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0), data.device)
+        gram += values.T @ (values * weights)
+    return np.asarray(gram.cpu().numpy())
 
-    Returns
-    -------
-    list of (n_volumes, k) arrays
-        One a run, orthonormal, by decreasing variance; k = ``n_pcs`` where the pool and the run allow.
-    """
 
-    def of_run(covariance: FloatArray) -> FloatArray:
-        size = len(covariance)
-        variance, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, size - max(n_pcs, 1)), size - 1])
-        rank = int((variance > 1e-6 * max(variance[-1], np.finfo(float).tiny)).sum())
-        return np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)])
-
-    return map_blocks(of_run, covariances, compute)
+def _largest_components(covariance: FloatArray, n_pcs: int) -> FloatArray:
+    size = len(covariance)
+    variance, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, size - max(n_pcs, 1)), size - 1])
+    rank = int((variance > 1e-6 * max(variance[-1], np.finfo(float).tiny)).sum())
+    return np.ascontiguousarray(vectors[:, ::-1][:, : min(n_pcs, rank)])
 
 
 def choose_count(curve: FloatArray, stop: float) -> int:
@@ -134,30 +132,34 @@ def choose_fewest(curve: FloatArray, error: FloatArray) -> int:
     return int(np.flatnonzero(curve >= curve[best] - error[best])[0])
 
 
-def gain_curve(badness: FloatArray) -> tuple[FloatArray, FloatArray]:
+def gain_curve(badness: FloatArray, compute: Compute) -> tuple[FloatArray, FloatArray]:
     """Gain of 0, 1, ... regressors over none, the median over units, and its standard error by a jackknife over groups of runs.
 
     Parameters
     ----------
     badness : (n_groups, n_pcs + 1, n_units) array
         From `count_badness`.
+    compute : Compute
+        Resources.
 
     Returns
     -------
     curve, error : (n_pcs + 1,) arrays
         The error is NaN with a single group.
     """
+    total, n_groups = badness.sum(axis=0), len(badness)
 
-    def curve_of(total: FloatArray) -> FloatArray:
-        trend = -(np.nanmedian if np.isnan(total).any() else np.median)(total, axis=1)
+    def curve_without(group: int | None) -> FloatArray:
+        rest = total if group is None else (total - badness[group]) * n_groups / (n_groups - 1)
+        trend = -(np.nanmedian if np.isnan(rest).any() else np.median)(rest, axis=1)
         return np.asarray(trend - trend[0])
 
-    total, n_groups = badness.sum(axis=0), len(badness)
     if n_groups < 2:
-        return curve_of(total), np.full(badness.shape[1], np.nan)
-    left_out = np.stack([curve_of((total - group) * n_groups / (n_groups - 1)) for group in badness])
+        return curve_without(None), np.full(badness.shape[1], np.nan)
+    curve, *others = map_blocks(curve_without, [None, *range(n_groups)], compute)
+    left_out = np.stack(others)
     spread = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
-    return curve_of(total), np.sqrt((n_groups - 1) / n_groups * spread)
+    return curve, np.sqrt((n_groups - 1) / n_groups * spread)
 
 
 def pool_reliability(
@@ -306,7 +308,7 @@ def count_badness(
     """
     n_pcs = min(pc.shape[1] for pc in pcs)
     n_groups = min(design.n_runs, MOST_GROUPS)
-    first_runs = np.unique(np.arange(design.n_runs) * n_groups // design.n_runs, return_index=True)[1]
+    group_of_run = torch.arange(design.n_runs, device=data.device) * n_groups // design.n_runs
     result = np.full((n_groups, n_pcs + 1, len(units)), np.nan)
     scorer = RepeatScorer(design, pairs, data.device)
     used = [hrf for hrf, _ in units_by_hrf(hrf_index[units])]
@@ -318,7 +320,8 @@ def count_badness(
 
     one_start = not any(basis.extra.shape[1] for basis in data.bases)
     runs = map_blocks(factorise, range(design.n_runs), compute)
-    factors = {hrf: _CountFactor([run[index] for run in runs], one_start=one_start) for index, hrf in enumerate(used)}
+    stack = [partial(_CountFactor, [run[index] for run in runs], one_start=one_start) for index in range(len(used))]
+    factors = dict(zip(used, map_blocks(lambda make: make(), stack, compute), strict=True))
     blocks = [
         (hrf, block) for hrf, members in units_by_hrf(hrf_index[units]) for block in index_blocks(members, block_units(design, compute))
     ]
@@ -326,7 +329,8 @@ def count_badness(
     def score(task: tuple[int, IntArray]) -> None:
         hrf, block = task
         errors = _block_badness(data.rows(units[block]), design, factors[hrf], scorer, n_pcs)
-        result[:, :, block] = np.add.reduceat(to_numpy(errors), first_runs, axis=0, dtype=np.float64)
+        by_group = errors.new_zeros((n_groups, *errors.shape[1:]), dtype=torch.float64).index_add_(0, group_of_run, errors.double())
+        result[:, :, block] = by_group.cpu().numpy()
 
     map_blocks(score, sorted(blocks, key=lambda task: -len(task[1])), compute)
     return result

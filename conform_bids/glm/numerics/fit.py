@@ -16,7 +16,6 @@ from conform_bids.glm.numerics.denoise import (
     gain_curve,
     noise_pool,
     noise_regressors,
-    pool_covariances,
     pool_reliability,
 )
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases, rounded_regressors
@@ -223,7 +222,7 @@ class _Fit:
             return 0, np.zeros(0), np.zeros(0)
         units = np.flatnonzero(voters)
         badness = count_badness(self.data, self.design, self.library, self.hrf_index, pcs, self.pairs, units, self.compute, self.spans)
-        curve, error = gain_curve(badness)
+        curve, error = gain_curve(badness, self.compute)
         if self.options.pcs_rule == "smallest":
             return choose_fewest(curve, error), curve, error
         return choose_count(curve, self.options.pcs_stop), curve, error
@@ -306,8 +305,7 @@ def _fit_denoised(fit: _Fit, models: Sequence[str], onoff_rsquared: FloatArray) 
     pool_threshold, pcs_threshold = fit.thresholds(onoff_rsquared)
     pool, voters = fit.pool(onoff_rsquared, pool_threshold), fit.voters(onoff_rsquared, pcs_threshold)
     wanted = options.n_pcs if options.pcs_stop > 0 else round(-options.pcs_stop)
-    covariances = pool_covariances(fit.data, pool, fit.compute)
-    pcs = noise_regressors(covariances, wanted, fit.compute)
+    covariances, pcs = noise_regressors(fit.data, pool, wanted, fit.compute)
     n_pcs, curve, curve_se = fit.count_pcs(pcs, voters)
     extras = fit.extras_with(n_pcs, pcs)
     result: dict[str, object] = {"noise_pool": pool, "pc_voxels": voters, "noise_pool_threshold": pool_threshold}

@@ -107,7 +107,7 @@ def factorise_hrfs(regressors: FloatArray, extra: FloatArray, device: str) -> li
     """
     inside = extra.T @ regressors
     basis = to_tensor(extra, device)
-    parts = _decompose(regressors - extra @ inside, _largest_norms(regressors))
+    parts = _decompose(regressors - extra @ inside if extra.shape[1] else regressors, _largest_norms(regressors))
     return [
         RunFactor(left=to_tensor(left, device), singular=singular, right=right, leak=leak @ right, extra=basis)
         for (left, singular, right), leak in zip(parts, inside, strict=True)

@@ -65,6 +65,8 @@ def _side_by_side(values: Sequence[torch.Tensor]) -> torch.Tensor | None:
         alike = part.shape == first.shape and part.stride() == first.stride()
         if not alike or part.storage_offset() != start + run * step or part.untyped_storage().data_ptr() != memory:
             return None
+    if step < 0:
+        return None
     return first.as_strided((len(values), first.shape[1], first.shape[0]), (step, first.stride(1), first.stride(0)))
 
 

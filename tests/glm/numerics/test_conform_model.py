@@ -18,7 +18,13 @@ from conform_bids.glm.numerics.conform_model import averages_hrfs, whitens
 from conform_bids.glm.numerics.design import exact_regressors
 from conform_bids.glm.numerics.evidence_ridge import LAMBDAS
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
-from conform_bids.glm.numerics.whitening import autoregression_of, fit_autoregression, whitening_filter
+from conform_bids.glm.numerics.whitening import (
+    _autocorrelation,
+    _lagged_sums_by_lag,
+    autoregression_of,
+    fit_autoregression,
+    whitening_filter,
+)
 from conform_bids.numerics.compute import Compute
 from conform_bids.numerics.hrf import response_at
 from conform_bids.numerics.linalg import polynomial_basis, project_out
@@ -145,6 +151,27 @@ def test_autoregression_is_always_stable(reflections: list[float]) -> None:
     companion[0], companion[1:, :-1] = coefficients, np.eye(3)
     assert np.abs(np.linalg.eigvals(companion)).max() < 1
     assert np.isfinite(whitening_filter(coefficients, 20)).all()
+
+
+@pytest.mark.parametrize("reflections", [[], [0.5], [-0.9, 0.3], [0.98, -0.98, 0.5, 0.2]])
+@pytest.mark.parametrize("n_lags", [1, 3, 120])
+def test_autocorrelation_of_known_reflections(reflections: list[float], n_lags: int) -> None:
+    """By the covariance that the filter of the process makes white."""
+    coefficients = autoregression_of(np.array(reflections))
+    inverse = np.linalg.inv(whitening_filter(coefficients, n_lags))
+    covariance = inverse @ inverse.T
+    np.testing.assert_allclose(_autocorrelation(np.array(reflections), n_lags), covariance[0] / covariance[0, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize(("n_volumes", "degree"), [(1, 0), (5, 2), (40, 6)])
+def test_expected_lagged_sums_are_traces(n_volumes: int, degree: int) -> None:
+    nuisance = polynomial_basis(n_volumes, degree)
+    found = _lagged_sums_by_lag(nuisance, 8)
+    projector = np.eye(n_volumes) - nuisance @ nuisance.T
+    for row, column in np.ndindex(found.shape):
+        noise = np.eye(n_volumes, k=column) + (np.eye(n_volumes, k=-column) if column else 0)
+        expected = np.trace(projector @ noise @ projector, offset=row) if row < n_volumes else 0.0
+        assert found[row, column] * max(n_volumes - nuisance.shape[1], 1) == pytest.approx(expected, abs=1e-12)
 
 
 def test_no_data_have_no_autoregression() -> None:

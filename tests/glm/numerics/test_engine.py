@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library
 from conform_bids.glm.numerics.data import CleanData, clean_runs
-from conform_bids.glm.numerics.denoise import choose_count, count_badness, noise_regressors, pool_covariances
+from conform_bids.glm.numerics.denoise import choose_count, count_badness, noise_regressors
 from conform_bids.glm.numerics.design import Design, exact_regressors, nuisance_bases
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
 from conform_bids.glm.numerics.least_squares import separate_trials_matrix
@@ -55,9 +55,12 @@ def dense_betas(runs: list[np.ndarray], trials: np.ndarray, nuisance: np.ndarray
     return solution[: trials.shape[1]], data
 
 
+@pytest.mark.parametrize("run_lengths", [(90, 80, 100), (90, 90, 90)])
 @pytest.mark.parametrize(("n_regressors", "on_grid"), [(0, True), (3, False)])
-def test_ordinary_betas_are_those_of_the_dense_design(make_design: Make, simulate_runs: Make, n_regressors: int, on_grid: bool) -> None:
-    design = make_design(n_regressors=n_regressors, on_grid=on_grid)
+def test_ordinary_betas_are_those_of_the_dense_design(
+    make_design: Make, simulate_runs: Make, n_regressors: int, on_grid: bool, run_lengths: tuple[int, ...]
+) -> None:
+    design = make_design(n_regressors=n_regressors, on_grid=on_grid, run_lengths=run_lengths)
     runs = simulate_runs(design)
     result = fit(runs, design)
     scale = 100 / result.survey.mean
@@ -141,7 +144,7 @@ def brute_force_badness(plain: np.ndarray, others: list[np.ndarray], design: Des
 
 
 @pytest.mark.parametrize("compat", [False, True])
-@pytest.mark.parametrize("variant", ["plain", "sessions", "folds", "split", "regressors"])
+@pytest.mark.parametrize("variant", ["plain", "sessions", "folds", "split", "regressors", "equal runs", "equal sessions"])
 def test_cross_validation_is_that_of_its_definition(make_design: Make, simulate_runs: Make, variant: str, compat: bool) -> None:
     changes: dict[str, dict[str, Any]] = {
         "plain": {},
@@ -149,8 +152,10 @@ def test_cross_validation_is_that_of_its_definition(make_design: Make, simulate_
         "folds": {"folds": ((0, 1), (3,))},
         "split": {"train": np.random.default_rng(3).random(48) < 0.7},
         "regressors": {"n_regressors": 2},
+        "equal runs": {"run_lengths": (75,) * 4, "n_regressors": 2},
+        "equal sessions": {"run_lengths": (75,) * 4, "session": np.array([0, 1, 0, 1])},
     }
-    design = make_design(run_lengths=(70, 80, 75, 72), **changes[variant])
+    design = make_design(**{"run_lengths": (70, 80, 75, 72)} | changes[variant])
     runs = simulate_runs(design, n_units=24)
     options = replace(EXACT, compat=compat, percent=False, n_pcs=3, models=("fithrfdenoise", "fithrfdenoiserr"), autoscale=False)
     result = fit(runs, design, options)
@@ -184,7 +189,7 @@ def test_nested_noise_regressors_score_as_fitted_one_by_one(make_design: Make, s
     assert isinstance(data, CleanData)
     columns = exact_regressors(design, lambda duration, times: response_at(load_default_library(), duration, times))
     regressors = [np.stack([project_out(basis.base, hrf) for hrf in columns(run)]) for run, basis in enumerate(bases)]
-    pcs = noise_regressors(pool_covariances(data, np.ones(30, bool), Compute()), 5, Compute())
+    _, pcs = noise_regressors(data, np.ones(30, bool), 5, Compute())
     pairs = pair_repeats(design.condition, design.run, design.folds)
     hrf_index = np.arange(30) % 20
     badness = count_badness(data, design, regressors, hrf_index, pcs, pairs, np.arange(30), Compute())
@@ -221,11 +226,16 @@ def test_a_run_with_a_single_trial_has_no_others() -> None:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1000), memory=st.sampled_from([1e5, 3e6, 1e9]), threads=st.sampled_from([1, 2]))
+@given(
+    seed=st.integers(0, 1000),
+    memory=st.sampled_from([1e5, 3e6, 1e9]),
+    threads=st.sampled_from([1, 2]),
+    run_lengths=st.sampled_from([(90, 80, 100), (90, 90, 90)]),
+)
 def test_block_size_threads_and_order_of_units_change_nothing(
-    make_design: Make, simulate_runs: Make, seed: int, memory: float, threads: int
+    make_design: Make, simulate_runs: Make, seed: int, memory: float, threads: int, run_lengths: tuple[int, ...]
 ) -> None:
-    design = make_design(seed=seed, on_grid=False)
+    design = make_design(seed=seed, on_grid=False, run_lengths=run_lengths)
     runs = simulate_runs(design, seed=seed, n_units=150)
     order = np.random.default_rng(seed).permutation(150)
     base = fit(runs, design)
@@ -239,6 +249,19 @@ def test_block_size_threads_and_order_of_units_change_nothing(
     for name in ALL:
         expected = base.models[name].betas[:, order][:, agree]
         np.testing.assert_allclose(other.models[name].betas[:, agree], expected, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float64, ">f4"])
+def test_the_type_that_the_data_come_in_changes_nothing(make_design: Make, simulate_runs: Make, dtype: Any, compat: bool) -> None:
+    design = make_design(n_regressors=1)
+    runs = [np.round(10 * run).astype(np.float32) for run in simulate_runs(design)]
+    models = ("fithrf", "fithrfdenoiserr") if compat else ("conform",)
+    options = replace(EXACT, compat=compat, models=models, ordinary=not compat)
+    base, other = fit(runs, design, options), fit([run.astype(dtype) for run in runs], design, options)
+    assert base.models and all(result.betas.dtype == np.float32 for result in other.models.values())
+    for name, result in base.models.items():
+        np.testing.assert_array_equal(other.models[name].betas, result.betas)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

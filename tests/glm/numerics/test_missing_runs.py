@@ -14,6 +14,7 @@ from conform_bids.glm.numerics.denoise import choose_fewest, gain_curve
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
 from conform_bids.glm.numerics.groups import restrict_design
+from conform_bids.numerics.compute import Compute
 
 Make = Callable[..., Any]
 MODELS = ("assumehrf", "fithrf", "fithrfdenoise", "fithrfdenoiserr", "conform")
@@ -95,7 +96,7 @@ def test_ordinary_betas_of_conform_are_those_without_shrinkage(make_design: Make
 def test_standard_error_of_the_curve_is_the_jackknife_over_runs() -> None:
     rng = np.random.default_rng(0)
     badness = rng.uniform(1, 2, (4, 3, 50))
-    curve, error = gain_curve(badness)
+    curve, error = gain_curve(badness, Compute())
     total = badness.sum(axis=0)
     np.testing.assert_allclose(curve, -np.median(total, axis=1) + np.median(total[0]))
     left_out = []
@@ -104,7 +105,7 @@ def test_standard_error_of_the_curve_is_the_jackknife_over_runs() -> None:
         left_out.append(trend - trend[0])
     np.testing.assert_allclose(error, np.sqrt(3 / 4 * np.square(left_out - np.mean(left_out, axis=0)).sum(axis=0)))
     assert error[0] == 0
-    assert np.isnan(gain_curve(badness[:1])[1]).all()
+    assert np.isnan(gain_curve(badness[:1], Compute())[1]).all()
 
 
 def test_fewest_noise_regressors_within_an_error_of_the_best() -> None:
