@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Compute", "gemm_rate", "limit_threads", "map_blocks", "threads_over_blocks", "to_numpy", "to_tensor"]
+__all__ = ["Compute", "gemm_rate", "keep_threads", "limit_threads", "map_blocks", "threads_over_blocks", "to_numpy", "to_tensor"]
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -98,9 +98,35 @@ def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], com
     """
     if compute.n_threads <= 1 or compute.device != "cpu":
         return [function(block) for block in blocks]
+    n_kept, kept = _kept.get()
+    with limit_threads(1):
+        if kept is not None and n_kept == compute.n_threads:
+            return list(kept.map(function, blocks))
+        with _new_threads(compute.n_threads) as pool:
+            return list(pool.map(function, blocks))
+
+
+_kept: ContextVar[tuple[int, ThreadPoolExecutor | None]] = ContextVar("kept", default=(0, None))
+"""Number of threads that `keep_threads` keeps, and those; a thread of its own knows of none, so that it never waits for itself."""
+
+
+@contextmanager
+def keep_threads(compute: Compute) -> Iterator[None]:
+    """Let every `map_blocks` with as many threads use the same ones, instead of starting its own, which takes about a millisecond."""
+    if compute.n_threads <= 1 or compute.device != "cpu":
+        yield
+        return
+    with limit_threads(1), _new_threads(compute.n_threads) as pool:
+        token = _kept.set((compute.n_threads, pool))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
+def _new_threads(n_threads: int) -> ThreadPoolExecutor:
     # a limit of OpenMP holds for the thread that sets it: a new one's products would take all CPUs
-    with limit_threads(1), ThreadPoolExecutor(compute.n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(function, blocks))
+    return ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def to_tensor(array: npt.ArrayLike, device: str) -> torch.Tensor:

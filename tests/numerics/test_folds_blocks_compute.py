@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform_bids.numerics.blocks import block_size, index_blocks, unit_blocks
-from conform_bids.numerics.compute import Compute, gemm_rate, limit_threads, map_blocks, threads_over_blocks, to_numpy, to_tensor
+from conform_bids.numerics.compute import (
+    Compute,
+    gemm_rate,
+    keep_threads,
+    limit_threads,
+    map_blocks,
+    threads_over_blocks,
+    to_numpy,
+    to_tensor,
+)
 from conform_bids.numerics.folds import leave_one_run_out, pair_repeats
 
 
@@ -122,3 +132,22 @@ def test_threads_get_as_many_blocks_each(n_units: int, size: int, n_threads: int
     assert [unit for block in blocks for unit in range(block.start, block.stop)] == list(range(n_units))
     assert all(0 < length <= size for length in lengths)
     assert len(blocks) % n_threads == 0 or len(blocks) == n_units
+
+
+def test_kept_threads_are_used_again_and_never_wait_for_themselves() -> None:
+    compute = Compute(n_threads=2)
+
+    def of_block(_: int) -> tuple[int, list[int]]:
+        return threading.get_ident(), map_blocks(lambda block: block + 1, range(3), compute)
+
+    with keep_threads(compute):
+        found = [pair for _ in range(20) for pair in map_blocks(of_block, range(4), compute)]
+        assert len({thread for thread, _ in found}) <= 2
+        assert all(result == [1, 2, 3] for _, result in found)
+        assert map_blocks(lambda block: block, range(4), Compute(n_threads=3)) == [0, 1, 2, 3]
+        with pytest.raises(ZeroDivisionError):
+            map_blocks(lambda block: 1 // block, range(3), compute)
+        assert map_blocks(lambda block: block, range(2), compute) == [0, 1]
+    before = threading.active_count()
+    assert map_blocks(lambda block: block, range(2), compute) == [0, 1]
+    assert threading.active_count() == before

@@ -22,7 +22,7 @@ from conform_bids.glm.numerics.groups import block_units, factorise_library, uni
 from conform_bids.glm.numerics.hrf_evidence import EvidenceScan
 from conform_bids.glm.numerics.hrf_selection import best_hrf
 from conform_bids.glm.numerics.whitening import fit_autoregression, whitening_filter
-from conform_bids.numerics.compute import Compute, to_tensor
+from conform_bids.numerics.compute import Compute, map_blocks, to_tensor
 from conform_bids.numerics.linalg import orthonormal_basis, project_out
 
 __all__ = ["ConformFit", "averages_hrfs", "fit_conform", "whitens"]
@@ -160,14 +160,15 @@ def fit_conform(
     matrices = [whitening_filter(coefficients, length) for length in design.run_lengths]
     filters = matrices if coefficients.size else None
     filtered = [orthonormal_basis(matrix @ nuisance) for matrix, nuisance in zip(matrices, nuisances, strict=True)]
-    columns = [
-        np.stack([project_out(basis, hrf if filters is None else matrix @ hrf) for hrf in library])
-        for basis, matrix, library in zip(filtered, matrices, regressors, strict=True)
-    ]
+
+    def filtered_columns(run: int) -> FloatArray:
+        return project_out(filtered[run], regressors[run] if filters is None else matrices[run] @ regressors[run])
+
+    columns = map_blocks(filtered_columns, range(design.n_runs), compute)
     none = [np.zeros((len(basis), 0)) for basis in filtered]
     n_free = np.array(design.run_lengths) - np.array([basis.shape[1] for basis in filtered])
     factors = factorise_library(columns, none, range(len(regressors[0])), compute, filters)
-    evidence_scan = EvidenceScan(factors, n_free, data.n_units, compute.device)
+    evidence_scan = EvidenceScan(factors, n_free, data.n_units, compute)
     data_filter = _Filter(coefficients, matrices, filtered, compute.device)
     sums = np.zeros((design.n_runs, data.n_units))
 

@@ -27,7 +27,7 @@ from conform_bids.glm.numerics.least_squares import RunFactor
 from conform_bids.glm.numerics.models import feasible_models
 from conform_bids.glm.numerics.outcome import FitOptions, FitResult, ModelFit
 from conform_bids.glm.numerics.threshold import find_r2_threshold
-from conform_bids.numerics.compute import Compute, limit_threads, map_blocks
+from conform_bids.numerics.compute import Compute, keep_threads, limit_threads, map_blocks
 from conform_bids.numerics.folds import RepeatPairs, pair_repeats
 from conform_bids.numerics.hrf import HRFLibrary, response_at, sample_library_glmsingle
 from conform_bids.numerics.linalg import extend_basis, project_out
@@ -266,7 +266,7 @@ def fit_models(
     compute = compute or Compute()
     allocate = allocate or (lambda _, shape: np.empty(shape, np.float32))
     # threads take blocks; between blocks there are small matrices only, for which threads would wait on each other
-    with limit_threads(1):
+    with limit_threads(1), keep_threads(compute):
         fit = _Fit(runs, design, library, assumed, options, compute, allocate)
         return _run_stages(fit)
 

@@ -43,15 +43,19 @@ class EvidenceScan:
         Volumes less nuisance columns.
     n_units : int
         Number of units.
-    device : str
-        Where blocks come from.
+    compute : Compute
+        Resources.
     """
 
-    def __init__(self, factors: Mapping[int, Sequence[RunFactor]], n_free: npt.NDArray[np.intp], n_units: int, device: str) -> None:
+    def __init__(self, factors: Mapping[int, Sequence[RunFactor]], n_free: npt.NDArray[np.intp], n_units: int, compute: Compute) -> None:
         self._n_hrfs = len(factors)
         n_runs = len(n_free)
         self._n_free = n_free
-        self._runs = [_RunTerms([factors[hrf][run] for hrf in range(self._n_hrfs)], device) for run in range(n_runs)]
+
+        def terms_of(run: int) -> _RunTerms:
+            return _RunTerms([factors[hrf][run] for hrf in range(self._n_hrfs)], compute.device)
+
+        self._runs = map_blocks(terms_of, range(n_runs), compute)
         # units last: narrow products are several times slower the other way round
         shape = (self._n_hrfs, len(SCAN_LAMBDAS), n_units)
         self._explained, self._linear = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -119,14 +123,14 @@ class _RunTerms:
     """
 
     def __init__(self, factors: Sequence[RunFactor], device: str) -> None:
-        rank = max(factor.left.shape[1] for factor in factors)
-        padding = [rank - factor.left.shape[1] for factor in factors]
-        singular = np.stack([np.pad(factor.singular, (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
-        sums = np.stack([np.pad(factor.right.sum(axis=0), (0, extra)) for factor, extra in zip(factors, padding, strict=True)])[..., None]
+        rank, n_volumes = max(factor.left.shape[1] for factor in factors), len(factors[0].left)
+        singular, sums = np.zeros((2, len(factors), rank, 1))
+        left = factors[0].left.new_zeros((len(factors), rank, n_volumes))
+        for index, factor in enumerate(factors):
+            own = slice(0, len(factor.singular))
+            singular[index, own, 0], sums[index, own, 0] = factor.singular, factor.right.sum(axis=0)
+            left[index, own] = factor.left.T
         spread = 1 + SCAN_LAMBDAS * singular**2
-        left = torch.stack(
-            [torch.nn.functional.pad(factor.left.T, (0, 0, 0, extra)) for factor, extra in zip(factors, padding, strict=True)]
-        )
         self.directions = left.flatten(0, 1)
         self.gain = to_tensor((1 - 1 / spread).transpose(0, 2, 1), device)
         self.linear = torch.bmm(to_tensor((sums * singular / spread).transpose(0, 2, 1), device), left).flatten(0, 1)

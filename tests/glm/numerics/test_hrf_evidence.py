@@ -30,7 +30,7 @@ def _factors(designs: list[FloatArray]) -> dict[int, list[RunFactor]]:
 
 
 def _scan(designs: list[FloatArray], data: list[FloatArray], blocks: list[slice]) -> FloatArray:
-    scan = EvidenceScan(_factors(designs), np.full(len(designs), N_VOLUMES), data[0].shape[1], "cpu")
+    scan = EvidenceScan(_factors(designs), np.full(len(designs), N_VOLUMES), data[0].shape[1], Compute())
     for block in blocks:
         for run, values in enumerate(data):
             rows = torch.from_numpy(np.ascontiguousarray(values[:, block].T, dtype=np.float32))
