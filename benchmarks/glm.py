@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from machine import peak_anonymous_gb
+from machine import peak_anonymous_gb, peak_resident_gb
 
 from conform_bids.bids.hrf_tables import load_default_assumed_hrf, load_default_library
 from conform_bids.glm.numerics.design import Design, exact_regressors
@@ -158,17 +157,16 @@ def measure(name: str, size: Size, label: str, threads: int, memory_gb: float) -
             return np.lib.format.open_memmap(on_disk / f"{array}.npy", mode="w+", dtype=np.float32, shape=shape)
 
         seconds = np.inf
-        with peak_anonymous_gb() as anonymous:
+        with peak_anonymous_gb() as anonymous, peak_resident_gb() as resident:
             for _ in range(1 if name in ("nsd", "bold5000") else 2 if n_units > 50_000 else 5):
                 started = time.perf_counter()
                 result = fit_models(runs, design, library, assumed, options, compute, allocate)
                 seconds = min(seconds, time.perf_counter() - started)
     flops = needed_flops(design, options, result)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     scaled = f" (all {size.units:,}: {seconds * size.units / n_units:.0f} s, extrapolated)" if size.fitted else ""
     print(
         f"| {name} | {label} | {threads} | {n_units:,} | {seconds:.2f}{scaled} | {n_units / seconds:,.0f} | {flops / seconds / 1e9:.0f} | "
-        f"{rate / 1e9:.0f} | {flops / seconds / rate:.0%} | {seconds * rate / flops:.1f} | {peak:.2f} | {anonymous[0]:.2f} |",
+        f"{rate / 1e9:.0f} | {flops / seconds / rate:.0%} | {seconds * rate / flops:.1f} | {resident[0]:.2f} | {anonymous[0]:.2f} |",
         flush=True,
     )
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.cifti2.cifti2 import Cifti2Image
+from nibabel.cifti2.cifti2 import Cifti2Header, Cifti2Matrix
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, ScalarAxis, SeriesAxis
-from nibabel.cifti2.parse_cifti2 import Cifti2Extension
+from nibabel.cifti2.parse_cifti2 import Cifti2Extension, Cifti2Parser
 from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path
@@ -22,8 +23,9 @@ from conform_bids.errors import UnusableInputError
 
 __all__ = ["CiftiHeader", "iter_grayordinates", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
 
-_BLOCK_BYTES = 32 * 2**20
+_BLOCK_BYTES = 4 * 2**20  # what a cache holds: each block is transposed
 _MAX_VERTICES = 10**8
+_NIFTI_2_BYTES = 540
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -56,22 +58,25 @@ def read_cifti_header(path: str | Path) -> CiftiHeader:
     """
     path = Path(path)
     with reading(path):
-        image = nib.load(path)
-        if not isinstance(image, Cifti2Image):
+        # as the NIfTI-2 image that it is, since nibabel would copy the description of every grayordinate one by one
+        image = nib.nifti2.Nifti2Image.from_filename(path) if _is_nifti_2(path) else None
+        xml = [] if image is None else [part.content for part in image.header.extensions if part.get_code() == Cifti2Extension.code]
+        if image is None or not xml:
             raise UnusableInputError(f"{path}: not a CIFTI-2 image")
-        if image.ndim != 2:
-            raise UnusableInputError(f"{path}: a CIFTI-2 matrix of {image.ndim} dimensions, where 2 were expected")
-        rows, models = (image.header.get_axis(k) for k in (0, 1))
+        shape = image.shape[4:]
+        if image.shape[:4] != (1, 1, 1, 1) or len(shape) != 2:
+            raise UnusableInputError(f"{path}: a CIFTI-2 matrix of {len(shape)} dimensions, where 2 were expected")
+        rows, models = _parse_axes(xml[0])
         if not isinstance(models, BrainModelAxis):
             kind = type(models).__name__
             raise UnusableInputError(f"{path}: no brain models along its second axis ({kind}); parcellated files are not read")
-        if (len(rows), len(models)) != image.shape:
-            raise UnusableInputError(f"{path}: its axes say {len(rows)} x {len(models)}, its data are {image.shape[0]} x {image.shape[1]}")
+        if (len(rows), len(models)) != shape:
+            raise UnusableInputError(f"{path}: its axes say {len(rows)} x {len(models)}, its data are {shape[0]} x {shape[1]}")
         _check_models(path, models)
         proxy: Any = image.dataobj
         if proxy.dtype.kind not in "iuf":
             raise UnusableInputError(f"{path}: values are not numbers (data type {proxy.dtype})")
-        check_size(path, int(proxy.offset) + image.shape[0] * image.shape[1] * proxy.dtype.itemsize, compressed=False)
+        check_size(path, int(proxy.offset) + shape[0] * shape[1] * proxy.dtype.itemsize, compressed=False)
         is_series = isinstance(rows, SeriesAxis)
         return CiftiHeader(
             path=path,
@@ -84,6 +89,21 @@ def read_cifti_header(path: str | Path) -> CiftiHeader:
             slope=float(proxy.slope),
             inter=float(proxy.inter),
         )
+
+
+def _is_nifti_2(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        start = stream.read(4)
+    return _NIFTI_2_BYTES in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
+
+
+@lru_cache(maxsize=4)
+def _parse_axes(xml: bytes) -> tuple[Any, Any]:
+    """The two axes; kept, as the runs of a study say the same, and reading it takes longer than reading the data of a short run."""
+    parser = Cifti2Parser()
+    parser.parse(string=xml)
+    header: Any = parser.header
+    return header.get_axis(0), header.get_axis(1)
 
 
 def _check_models(path: Path, models: BrainModelAxis) -> None:
@@ -141,16 +161,25 @@ def iter_grayordinates(header: CiftiHeader) -> Iterator[tuple[int, NDArray[Any]]
             yield first, (block * np.float64(header.slope) + header.inter if scaled else block).T
 
 
+@lru_cache(maxsize=2)
+def _brain_models_of(space: CiftiSpace) -> Any:
+    """The second dimension of a file; kept, as an app writes many files of the same grayordinates."""
+    return space.axis().to_mapping(1)
+
+
 def write_grayordinates(
     values: NDArray[Any], space: CiftiSpace, path: str | Path, names: Sequence[str] | None, dtype: np.dtype[Any]
 ) -> None:
     """Write maps ``(K, V)`` as a dense scalar file with a name a map; atomic, in blocks of grayordinates."""
     n_maps, n_units = values.shape
     labels = [_NOT_XML.sub(" ", name) for name in names] if names else [f"map-{k:05d}" for k in range(n_maps)]
-    image = Cifti2Image(np.broadcast_to(np.zeros((), dtype=dtype), values.shape), header=(ScalarAxis(labels), space.axis()))
-    header = image.nifti_header
+    matrix = Cifti2Matrix()
+    matrix.extend([ScalarAxis(labels).to_mapping(0), _brain_models_of(space)])
+    header = nib.nifti2.Nifti2Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape((1, 1, 1, 1, n_maps, n_units))
     header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS", name="ConnDenseScalar")
-    header.extensions.append(Cifti2Extension.from_bytes(image.header.to_xml()))
+    header.extensions.append(Cifti2Extension.from_bytes(Cifti2Header(matrix).to_xml()))
     header.set_slope_inter(1, 0)
     header["pixdim"][:4] = 1
     step = max(1, _BLOCK_BYTES // (n_maps * dtype.itemsize))
