@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import CiftiSpace
-from conform_bids.bids.volumes import check_size, reading
+from conform_bids.bids.volumes import Room, check_size, reading
 from conform_bids.errors import UnusableInputError
 
 __all__ = ["CiftiHeader", "iter_grayordinates", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
@@ -116,8 +116,8 @@ def _check_models(path: Path, models: BrainModelAxis) -> None:
         raise UnusableInputError(f"{path}: voxels outside of its volume of shape {models.volume_shape}")
 
 
-def read_grayordinates(header: CiftiHeader, space: CiftiSpace) -> NDArray[np.float32]:
-    """Read all maps or time points.
+def read_grayordinates(header: CiftiHeader, space: CiftiSpace, room: Room) -> NDArray[np.float32]:
+    """Read all maps or time points, into what ``room`` gives for (T, V).
 
     Returns
     -------
@@ -131,7 +131,7 @@ def read_grayordinates(header: CiftiHeader, space: CiftiSpace) -> NDArray[np.flo
     if not header.space(space.label, None, None).same_grid(space):
         raise UnusableInputError(f"{header.path}: its grayordinates are not those of {space.source or 'the other runs'}")
     with reading(header.path):
-        values = np.empty((header.n_maps, space.n_units), dtype=np.float32)
+        values = room((header.n_maps, space.n_units))
     with np.errstate(over="ignore", invalid="ignore"):
         for first, block in iter_grayordinates(header):
             values[:, first : first + block.shape[1]] = block

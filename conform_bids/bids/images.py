@@ -39,6 +39,7 @@ __all__ = [
 
 _DEFAULT_DTYPES = {"b": np.uint8, "u": np.int32, "i": np.int32, "f": np.float32}
 _HEMISPHERES = ("CortexLeft", "CortexRight")
+Room = volumes.Room
 _AnyHeader = volumes.VolumeHeader | grayordinates.CiftiHeader | tuple[gifti.GiftiHeader, gifti.GiftiHeader]
 
 
@@ -166,7 +167,7 @@ def _series_length(header: _AnyHeader) -> int:
     return header.n_volumes
 
 
-def read_bold(files: Sequence[str | Path], space: Space, *, n_volumes: int | None = None) -> NDArray[np.float32]:
+def read_bold(files: Sequence[str | Path], space: Space, *, n_volumes: int | None = None, room: Room | None = None) -> NDArray[np.float32]:
     """Read a BOLD series at the units of `space`.
 
     At most one volume, or a block of grayordinates, stands in memory beside the result. NaN and Inf are kept.
@@ -175,6 +176,8 @@ def read_bold(files: Sequence[str | Path], space: Space, *, n_volumes: int | Non
     ----------
     n_volumes : int, optional
         Time points that there must be.
+    room : callable, optional
+        (T, V) -> float32 array, which is filled: of volumes and surfaces row by row, so that it may be a memory map.
 
     Returns
     -------
@@ -189,7 +192,7 @@ def read_bold(files: Sequence[str | Path], space: Space, *, n_volumes: int | Non
     length = _series_length(header)
     if n_volumes is not None and length != n_volumes:
         raise UnusableInputError(f"{files[0]}: {length} volumes, where {n_volumes} were expected")
-    return _read_values(header, space)
+    return _read_values(header, space, room or _in_memory)
 
 
 def read_maps(paths: Sequence[str | Path], space: Space) -> NDArray[np.float32]:
@@ -199,7 +202,7 @@ def read_maps(paths: Sequence[str | Path], space: Space) -> NDArray[np.float32]:
     ------
     MissingInputError, UnusableInputError
     """
-    return _read_values(_read_header(paths), space)
+    return _read_values(_read_header(paths), space, _in_memory)
 
 
 def iter_maps(paths: Sequence[str | Path], space: Space) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
@@ -239,22 +242,26 @@ def _single(values: NDArray[Any]) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _read_values(header: _AnyHeader, space: Space) -> NDArray[np.float32]:
+def _in_memory(shape: tuple[int, int]) -> NDArray[np.float32]:
+    return np.empty(shape, dtype=np.float32)
+
+
+def _read_values(header: _AnyHeader, space: Space, room: Room) -> NDArray[np.float32]:
     if isinstance(header, tuple) and isinstance(space, SurfaceSpace):
-        return _read_hemispheres(header, space)
+        return _read_hemispheres(header, space, room)
     if isinstance(header, grayordinates.CiftiHeader) and isinstance(space, CiftiSpace):
-        return grayordinates.read_grayordinates(header, space)
+        return grayordinates.read_grayordinates(header, space, room)
     if isinstance(header, volumes.VolumeHeader) and isinstance(space, VolumeSpace):
-        return volumes.read_volumes(header, space)
+        return volumes.read_volumes(header, space, room)
     path = header[0].path if isinstance(header, tuple) else header.path
     raise UnusableInputError(f"{path}: another kind of image than {space.source or space.kind}")
 
 
-def _read_hemispheres(headers: tuple[gifti.GiftiHeader, gifti.GiftiHeader], space: SurfaceSpace) -> NDArray[np.float32]:
+def _read_hemispheres(headers: tuple[gifti.GiftiHeader, gifti.GiftiHeader], space: SurfaceSpace, room: Room) -> NDArray[np.float32]:
     for header, expected in zip(headers, (space.n_left, space.n_right), strict=True):
         if header.n_vertices != expected:
             raise UnusableInputError(f"{header.path}: {header.n_vertices} vertices, but {expected} in {space.source or 'the other runs'}")
-    values = np.empty((headers[0].n_maps, space.n_units), dtype=np.float32)
+    values = room((headers[0].n_maps, space.n_units))
     with np.errstate(over="ignore", invalid="ignore"):
         for header, half in zip(headers, space.split(values), strict=True):
             for row, array in zip(half, gifti.read_arrays(header), strict=True):

@@ -6,12 +6,13 @@ are kept.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from conform_bids.errors import ConformError, MissingInputError, UnusableInputEr
 from conform_bids.memory import MAX_DEFLATE_RATIO, available_memory_gb
 
 __all__ = [
+    "Room",
     "VolumeHeader",
     "check_size",
     "iter_volumes",
@@ -41,6 +43,8 @@ __all__ = [
     "write_volumes",
 ]
 
+Room = Callable[[tuple[int, int]], NDArray[np.float32]]
+"""(n_volumes, n_units) -> float32 array to read into, in memory or a memory map."""
 BOMB_RATIO = 100
 """Measured data take at least a hundredth of their size when they are packed; a brain in a wide empty frame, about a tenth."""
 
@@ -59,9 +63,17 @@ def reading(path: str | Path) -> Iterator[None]:
     except FileNotFoundError as error:
         hint = " (a link to content that is not here; `datalad get` fetches it)" if Path(path).is_symlink() else ""
         raise MissingInputError(f"{path}: no such file{hint}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # where it is read to
+            raise
+        raise _unreadable(path, error) from error
     except Exception as error:  # readers of corrupt headers fail in a dozen ways, none of them a bug of ours
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnusableInputError(f"{path}: cannot be read, truncated or corrupt ({reason})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> UnusableInputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UnusableInputError(f"{path}: cannot be read, truncated or corrupt ({reason})")
 
 
 def check_size(path: str | Path, declared: int, *, compressed: bool) -> None:
@@ -278,8 +290,8 @@ def _fill(stream: Any, buffer: bytearray) -> int:
     return filled
 
 
-def read_volumes(header: VolumeHeader, space: VolumeSpace) -> NDArray[np.float32]:
-    """Read the voxels of the mask, volume by volume.
+def read_volumes(header: VolumeHeader, space: VolumeSpace, room: Room) -> NDArray[np.float32]:
+    """Read the voxels of the mask, volume by volume, into what ``room`` gives for (n_volumes, V).
 
     Returns
     -------
@@ -296,7 +308,7 @@ def read_volumes(header: VolumeHeader, space: VolumeSpace) -> NDArray[np.float32
         grids = f"shape {header.shape} against {space.shape}, or another affine"
         raise UnusableInputError(f"{header.path}: its grid is not that of {space.source or 'the mask'} ({grids})")
     with reading(header.path):
-        values = np.empty((header.n_volumes or 1, space.n_units), dtype=np.float32)
+        values = room((header.n_volumes or 1, space.n_units))
     with np.errstate(over="ignore", invalid="ignore"):
         for row, volume in zip(values, iter_volumes(header, space), strict=True):
             row[:] = volume

@@ -34,6 +34,7 @@ from conform_bids.report.page import (
     make_anchor,
     write_page,
 )
+from conform_bids.wording import counted
 
 __all__ = ["describe_methods", "methods", "write_group_report", "write_participant_report"]
 
@@ -233,7 +234,7 @@ def _population_rows(each: _Fitted) -> list[tuple[str, str, str]]:
         return []
     guard = content.get("Guard") or {}
     rows = [
-        ("Population model", f"{content.get('Engine')}, trained on {len(content.get('TrainedOn') or [])} people", ""),
+        ("Population model", f"{content.get('Engine')}, trained on {counted(len(content.get('TrainedOn') or []), 'person', 'people')}", ""),
         ("Context", f"{content.get('Context')} train stimuli ({content.get('ContextStrategy')})", f"{content.get('Draws')} drawn"),
         ("Model used", str(content.get("ModelUsed")), "decided by the guard, from the context alone"),
         ("Guard: left-out error over ridge's", f"{guard.get('ratio', float('nan')):.3f}", f"below {guard.get('ratio_below')} is needed"),

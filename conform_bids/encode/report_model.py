@@ -12,6 +12,7 @@ from conform_bids.bids.tables import read_tsv
 from conform_bids.encode.model_files import ModelCard, read_card, read_losses
 from conform_bids.errors import ConformError
 from conform_bids.report.page import Cell, Facts, Figure, Item, Note, Number, Section, Table
+from conform_bids.wording import counted
 
 __all__ = ["model_section"]
 
@@ -79,7 +80,11 @@ def _facts(card: ModelCard) -> Facts:
     spaces = ", ".join(f"{space['name']} ({space['n_features']} features)" for space in card.feature_spaces)
     rows = [
         ("Engine", card.engine, ""),
-        ("Trained on", f"{len(card.people)} people", ", ".join(card.people[:8]) + (", ..." if len(card.people) > 8 else "")),
+        (
+            "Trained on",
+            counted(len(card.people), "person", "people"),
+            ", ".join(card.people[:8]) + (", ..." if len(card.people) > 8 else ""),
+        ),
         ("Units", f"{card.n_units:,}", f"space {card.space}"),
         ("Responses to train stimuli", f"{sum(card.n_stimuli):,}", f"store version {card.store_version}"),
         ("Feature spaces", spaces, ""),

@@ -37,7 +37,7 @@ class LoadRuns(ConformInterface):
         """Read the runs of the plan."""
         from conform_bids.glm.load import load_fit
 
-        return {"loaded": [str(path) for path in load_fit(Plan.from_identity(self.job), Path.cwd())]}
+        return {"loaded": [str(path) for path in load_fit(Plan.from_identity(self.job), Path.cwd(), self.inputs.n_threads)]}
 
 
 class _FitModelsInputs(ConformInputSpec):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ import pandas as pd
 from conform_bids.bids.confounds import read_confounds
 from conform_bids.bids.derivatives import write_json
 from conform_bids.bids.hrf_tables import load_default_library, read_hrf_table
-from conform_bids.bids.images import read_bold
+from conform_bids.bids.images import CiftiSpace, Space, read_bold
 from conform_bids.bids.runs import PlannedRun, check_repetition_times, read_common_space, with_timing
+from conform_bids.bids.scratch import map_array
 from conform_bids.bids.trials import TrialTable, read_trials, stimulus_table, write_stimuli, write_trials
 from conform_bids.errors import UnusableInputError
 from conform_bids.glm.files import Plan
@@ -60,8 +63,8 @@ class LoadedFit:
     set_aside: pd.DataFrame
 
 
-def load_fit(plan: Plan, folder: Path) -> list[Path]:
-    """Read every run of a fit and write it to ``folder`` in the form that the engine takes.
+def load_fit(plan: Plan, folder: Path, n_threads: int = 1) -> list[Path]:
+    """Read every run of a fit and write it to ``folder`` in the form that the engine takes, several runs at a time.
 
     Returns
     -------
@@ -82,16 +85,29 @@ def load_fit(plan: Plan, folder: Path) -> list[Path]:
     write_trials(table, paths[1])
     write_stimuli(stimulus_table(table, plan.stimuli_dir), paths[2])
     _save_set_aside(table.set_aside, paths[3])
-    for index, run in enumerate(runs):
-        values = read_bold(run.bold, space, n_volumes=run.n_volumes)
-        if outside is not None and outside[index].any():
-            values[:, outside[index]] = np.nan
-        paths.append(folder / f"run-{index:03d}.npy")
-        np.save(paths[-1], values)
+    arrays = [folder / f"run-{index:03d}.npy" for index in range(len(runs))]
+
+    def write(index: int) -> None:
+        _write_run(runs[index], space, None if outside is None else outside[index], arrays[index])
+
+    # unpacking is most of it, which threads do side by side; grayordinates are not packed, and a run of them stands in memory
+    with ThreadPoolExecutor(1 if plan.kind == "cifti" else n_threads) as pool:
+        list(pool.map(write, range(len(runs))))
+    paths += arrays
     design, names = build_design(plan, runs, table)
     paths.append(folder / "design.npz")
     _save_design(design, names, paths[-1])
     return paths
+
+
+def _write_run(run: PlannedRun, space: Space, outside: npt.NDArray[np.bool_] | None, path: Path) -> None:
+    """Read a run into a file, row by row where its kind is stored so; units outside of the run's own mask are NaN."""
+    by_row = not isinstance(space, CiftiSpace)
+    values = read_bold(run.bold, space, n_volumes=run.n_volumes, room=partial(map_array, path) if by_row else None)
+    if outside is not None and outside.any():
+        values[:, outside] = np.nan
+    if not by_row:
+        np.save(path, values)
 
 
 def _save_set_aside(set_aside: pd.DataFrame, path: Path) -> None:

@@ -22,6 +22,7 @@ from conform_bids.glm.numerics.fit import FitOptions, FitResult, fit_models
 from conform_bids.numerics.compute import Compute
 from conform_bids.numerics.hrf import response_at, sample_library_glmsingle
 from conform_bids.numerics.noise_ceiling import noise_ceiling
+from conform_bids.wording import counted
 
 __all__ = ["fit_and_store", "fit_options"]
 
@@ -228,7 +229,7 @@ def _told(plan: Plan, result: FitResult) -> Iterator[str]:
     """Lines for the log: how the number of noise regressors was found, and what the noise pool holds."""
     if not result.noise_pool.any():
         return
-    yield f"{plan.name}: {result.n_pcs} noise regressors from {int(result.noise_pool.sum())} units of the noise pool"
+    yield f"{plan.name}: {counted(result.n_pcs, 'noise regressor')} from {counted(int(result.noise_pool.sum()), 'unit')} of the noise pool"
     if result.pc_curve.size:
         errors = result.pc_curve_se if result.pc_curve_se.size else np.full(result.pc_curve.shape, np.nan)  # GLMsingle gives none
         curve = ", ".join(f"{k}: {gain:.4g} ({error:.2g})" for k, (gain, error) in enumerate(zip(result.pc_curve, errors, strict=True)))
@@ -248,13 +249,13 @@ def _more_notes(plan: Plan, loaded: LoadedFit, result: FitResult) -> Iterator[st
     absent = _absent(plan, result)
     if absent.any():
         yield (
-            f"{int(absent.any(axis=0).sum())} units are absent from some runs (constant, not finite or outside of the mask there); the "
-            "betas of those runs' trials are NaN"
+            f"{counted(int(absent.any(axis=0).sum()), 'unit is', 'units are')} absent from some runs (constant, not finite or outside of "
+            "the mask there); the betas of those runs' trials are NaN"
         )
     if result.near_zero.any():
         yield (
-            f"{int(result.near_zero.sum())} units were set aside, as their mean is smaller than their standard deviation, "
-            "so that no percentage can be taken of it; --units raw keeps them"
+            f"{counted(int(result.near_zero.sum()), 'unit was', 'units were')} set aside, as the mean is smaller than the standard "
+            "deviation, so that no percentage can be taken of it; --units raw keeps them"
         )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from conform_bids.numerics.hrf import HRFLibrary
 from conform_bids.numerics.noise_ceiling import noise_ceiling
 from conform_bids.numerics.scores import condition_means, odd_even_reliability
+from conform_bids.wording import counted
 
 if TYPE_CHECKING:
     from conform_bids.glm.numerics.design import Design
@@ -193,8 +194,9 @@ class SingleTrialFit:
         units = "percent signal change" if self.units == "percent" else "raw units"
         n_conditions = self.trials["condition"].nunique()
         lines = [
-            f"SingleTrialFit: {len(self.noise_regressors)} runs, {len(self.trials)} trials of {n_conditions} conditions, "
-            f"{int(self.valid.sum())} of {len(self.valid)} units fitted, betas in {units}, {self.n_pcs} noise regressors"
+            f"SingleTrialFit: {counted(len(self.noise_regressors), 'run')}, {counted(len(self.trials), 'trial')} of "
+            f"{counted(n_conditions, 'condition')}, "
+            f"{int(self.valid.sum())} of {len(self.valid)} units fitted, betas in {units}, {counted(self.n_pcs, 'noise regressor')}"
         ]
         lines += [f"  {model!r}" for model in self.models.values()] + [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -283,5 +285,5 @@ def _set_aside(result: FitResult) -> list[str]:
     }
     told = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     partly = int((result.valid & ~survey.present.all(axis=0)).sum())
-    notes = [f"{int((~result.valid).sum())} units were set aside: {told}"] if told else []
-    return notes + ([f"{partly} units are absent from some runs, whose betas are NaN there"] if partly else [])
+    notes = [f"{counted(int((~result.valid).sum()), 'unit was', 'units were')} set aside: {told}"] if told else []
+    return notes + ([f"{counted(partly, 'unit is', 'units are')} absent from some runs, whose betas are NaN there"] if partly else [])

@@ -182,7 +182,7 @@ def test_a_unit_absent_from_a_run_keeps_the_other(small: tuple, small_fit: Singl
     assert fit.best.hrf_index is not None and alone.best.hrf_index is not None and fit.best.hrf_index[3] == alone.best.hrf_index[3]
     np.testing.assert_allclose(fit.noise_ceiling[3], alone.noise_ceiling[3], rtol=1e-3, atol=1e-3)
     assert np.isnan(fit.betas[~first, 3]).all() and np.isfinite(fit.betas[first, 3]).all()
-    assert fit.notes[-1].startswith("1 units are absent from some runs")
+    assert fit.notes[-1].startswith("1 unit is absent from some runs")
     means, _ = fit.best.condition_means()
     seen = fit.trials["condition"][first].unique()
     np.testing.assert_allclose(means[seen[0], 3], np.nanmean(fit.betas[fit.trials["condition"] == seen[0], 3]), rtol=1e-5)

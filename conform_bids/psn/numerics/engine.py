@@ -212,5 +212,5 @@ def _notes(trials: TrialSet, options: EngineOptions, outcomes: list[Outcome], st
         notes.append(f"{counted(sum(outcome.failure == reason for outcome in outcomes), 'parcel')} could not be fitted: {reason}")
     missing = int((status == 5).sum())
     if missing:
-        notes.append(f"{missing} units lack trials that the others of their parcel have and are not denoised")
+        notes.append(f"{counted(missing, 'unit lacks', 'units lack')} trials that the others of the parcel have: not denoised")
     return notes

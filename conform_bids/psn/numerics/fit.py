@@ -20,6 +20,7 @@ from conform_bids.psn.numerics.presets import PRESETS, ProjectionOptions, Projec
 from conform_bids.psn.numerics.stacked import StackedOptions, StackedResult, fit_stacked
 from conform_bids.psn.numerics.thresholds import ThresholdRule
 from conform_bids.psn.numerics.trials import Trials, group_trials
+from conform_bids.wording import counted
 
 __all__ = ["CALIBRATED_METHODS", "METHODS", "FitOptions", "ParcelFit", "fit_parcel"]
 
@@ -209,7 +210,7 @@ def fit_parcel(
         notes = given.notes
     dropped = int((~trials.complete).sum())
     if dropped and chosen.method in CALIBRATED_METHODS:
-        notes = (*notes, f"{dropped} trials in which a unit is missing were left out")
+        notes = (*notes, f"left out: {counted(dropped, 'trial')} in which a unit is missing")
     return ParcelFit(units, survey, denoiser, given, result, trials, labels, chosen, notes)
 
 

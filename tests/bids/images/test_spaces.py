@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conform_bids.bids import images
+from conform_bids.bids import grayordinates, images
 from conform_bids.bids.images import CiftiSpace, Space, VolumeSpace
 from conform_bids.errors import UnusableInputError
 
@@ -116,3 +116,29 @@ def test_names_of_maps() -> None:
     assert left == "sub-01/func/sub-01_task-x_hemi-L_space-fsLR_den-91k_stat-effect_desc-fithrf_statmap.func.gii"
     assert right == left.replace("hemi-L", "hemi-R")
     assert images.map_paths("nifti", {"sub": "01", "task": "x"}, "mask") == ("sub-01/func/sub-01_task-x_mask.nii.gz",)
+
+
+def test_axes_are_read_once_for_equal_runs_and_never_taken_for_others(make: SimpleNamespace, tmp_path: Path) -> None:
+    whole, left = make.brain_models(), nib.cifti2.BrainModelAxis.from_surface(np.array([0, 2, 5]), 10, name="CortexLeft")
+    values = np.ones((4, len(whole)))
+    equal = [make.dtseries(tmp_path / f"run-{run}_bold.dtseries.nii", values) for run in range(3)]
+    longer = make.dtseries(tmp_path / "longer_bold.dtseries.nii", np.ones((7, len(whole))), tr=2.0)
+    other = make.dtseries(tmp_path / "other_bold.dtseries.nii", np.ones((4, 3)), models=left)
+    grayordinates._parse_axes.cache_clear()
+    headers = [grayordinates.read_cifti_header(path) for path in [*equal, longer, other, equal[0]]]
+    assert grayordinates._parse_axes.cache_info().misses == 3
+    assert [header.n_maps for header in headers] == [4, 4, 4, 7, 4, 4]
+    assert [header.repetition_time_s for header in headers] == [0.8, 0.8, 0.8, 2.0, 0.8, 0.8]
+    assert [len(header.brain_models) for header in headers] == [9, 9, 9, 9, 3, 9]
+    assert headers[-1].path == equal[0]
+
+
+def test_brain_models_of_two_spaces_are_not_mixed_up(make: SimpleNamespace, tmp_path: Path) -> None:
+    left = nib.cifti2.BrainModelAxis.from_surface(np.array([0, 2, 5]), 10, name="CortexLeft")
+    series = [make.dtseries(tmp_path / "a_bold.dtseries.nii", np.ones((2, 9)))]
+    series += [make.dtseries(tmp_path / "b_bold.dtseries.nii", np.ones((2, 3)), models=left)]
+    spaces = [images.read_space([path], None, "fsLR") for path in series]
+    for number, space in enumerate([spaces[0], spaces[1], spaces[0]]):
+        path = tmp_path / f"{number}.dscalar.nii"
+        images.write_maps(np.zeros((1, space.n_units), np.float32), space, [path], ["zero"])
+        assert images.read_space([path], None, "fsLR").same_grid(space)
