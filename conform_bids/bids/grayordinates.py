@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from conform_bids.bids.derivatives import atomic_path
 from conform_bids.bids.spaces import CiftiSpace
-from conform_bids.bids.volumes import Room, check_size, reading
+from conform_bids.bids.volumes import Room, check_size, reading, room_for
 from conform_bids.errors import UnusableInputError
 
 __all__ = ["CiftiHeader", "iter_grayordinates", "read_cifti_header", "read_grayordinates", "write_grayordinates"]
@@ -94,6 +94,8 @@ def read_cifti_header(path: str | Path) -> CiftiHeader:
 def _is_nifti_2(path: Path) -> bool:
     with open(path, "rb") as stream:
         start = stream.read(4)
+    if len(start) < 4:
+        raise EOFError("empty file")
     return _NIFTI_2_BYTES in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
 
 
@@ -103,7 +105,11 @@ def _parse_axes(xml: bytes) -> tuple[Any, Any]:
     parser = Cifti2Parser()
     parser.parse(string=xml)
     header: Any = parser.header
-    return header.get_axis(0), header.get_axis(1)
+    axes = header.get_axis(0), header.get_axis(1)
+    for name in ("vertex", "voxel"):  # which spaces share
+        if isinstance(axes[1], BrainModelAxis):
+            getattr(axes[1], name).setflags(write=False)
+    return axes
 
 
 def _check_models(path: Path, models: BrainModelAxis) -> None:
@@ -130,8 +136,7 @@ def read_grayordinates(header: CiftiHeader, space: CiftiSpace, room: Room) -> ND
     """
     if not header.space(space.label, None, None).same_grid(space):
         raise UnusableInputError(f"{header.path}: its grayordinates are not those of {space.source or 'the other runs'}")
-    with reading(header.path):
-        values = room((header.n_maps, space.n_units))
+    values = room_for(header.path, (header.n_maps, space.n_units), room)
     with np.errstate(over="ignore", invalid="ignore"):
         for first, block in iter_grayordinates(header):
             values[:, first : first + block.shape[1]] = block

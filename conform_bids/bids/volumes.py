@@ -6,7 +6,6 @@ are kept.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import struct
@@ -39,6 +38,7 @@ __all__ = [
     "read_volumes",
     "reading",
     "refuse_bomb",
+    "room_for",
     "volume_space",
     "write_volumes",
 ]
@@ -63,17 +63,23 @@ def reading(path: str | Path) -> Iterator[None]:
     except FileNotFoundError as error:
         hint = " (a link to content that is not here; `datalad get` fetches it)" if Path(path).is_symlink() else ""
         raise MissingInputError(f"{path}: no such file{hint}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # where it is read to
-            raise
-        raise _unreadable(path, error) from error
     except Exception as error:  # readers of corrupt headers fail in a dozen ways, none of them a bug of ours
-        raise _unreadable(path, error) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnusableInputError(f"{path}: cannot be read, truncated or corrupt ({reason})") from error
 
 
-def _unreadable(path: str | Path, error: Exception) -> UnusableInputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnusableInputError(f"{path}: cannot be read, truncated or corrupt ({reason})")
+def room_for(path: Path, shape: tuple[int, int], room: Room) -> NDArray[np.float32]:
+    """What ``room`` gives for the values of a file; what ails the disk that it is on is no fault of the file.
+
+    Raises
+    ------
+    UnusableInputError
+        When the file declares more than any memory holds.
+    """
+    try:
+        return room(shape)
+    except (MemoryError, ValueError) as error:
+        raise UnusableInputError(f"{path}: cannot be read, truncated or corrupt ({error})") from error
 
 
 def check_size(path: str | Path, declared: int, *, compressed: bool) -> None:
@@ -307,8 +313,7 @@ def read_volumes(header: VolumeHeader, space: VolumeSpace, room: Room) -> NDArra
     if not here.same_grid(space):
         grids = f"shape {header.shape} against {space.shape}, or another affine"
         raise UnusableInputError(f"{header.path}: its grid is not that of {space.source or 'the mask'} ({grids})")
-    with reading(header.path):
-        values = room((header.n_volumes or 1, space.n_units))
+    values = room_for(header.path, (header.n_volumes or 1, space.n_units), room)
     with np.errstate(over="ignore", invalid="ignore"):
         for row, volume in zip(values, iter_volumes(header, space), strict=True):
             row[:] = volume

@@ -90,8 +90,8 @@ def load_fit(plan: Plan, folder: Path, n_threads: int = 1) -> list[Path]:
     def write(index: int) -> None:
         _write_run(runs[index], space, None if outside is None else outside[index], arrays[index])
 
-    # unpacking is most of it, which threads do side by side; grayordinates are not packed, and a run of them stands in memory
-    with ThreadPoolExecutor(1 if plan.kind == "cifti" else n_threads) as pool:
+    # unpacking is most of it, which threads do side by side, with a volume each in memory; of other kinds it can be a run
+    with ThreadPoolExecutor(n_threads if plan.kind == "nifti" else 1) as pool:
         list(pool.map(write, range(len(runs))))
     paths += arrays
     design, names = build_design(plan, runs, table)
@@ -106,7 +106,9 @@ def _write_run(run: PlannedRun, space: Space, outside: npt.NDArray[np.bool_] | N
     values = read_bold(run.bold, space, n_volumes=run.n_volumes, room=partial(map_array, path) if by_row else None)
     if outside is not None and outside.any():
         values[:, outside] = np.nan
-    if not by_row:
+    if isinstance(values, np.memmap):
+        values.flush()  # a disk that fails says so now, and not once the node has ended well
+    else:
         np.save(path, values)
 
 

@@ -206,12 +206,12 @@ def _ordered(entities: dict[str, str]) -> dict[str, str]:
 
 
 def _with_memory(plan: Plan, n_units: int, n_trials: int, resources: Resources) -> Plan:
-    """Declare what the fit takes: one run being read; the blocks, the regressors of 20 HRFs, and the clean data where they find room.
+    """Declare what the fit takes: a run being read, or a volume by each thread; blocks, regressors of 20 HRFs, clean data where they fit.
 
     The engine keeps the clean data in memory up to half of what it may take, and in a scratch file beyond.
     """
     volumes = [run.n_volumes or 300 for run in plan.runs]
-    read = 4e-9 * n_units * max(volumes)
+    read = 4e-9 * n_units * max(volumes) + 16e-9 * n_units * resources.n_threads
     regressors = 8e-9 * 21 * n_trials * max(volumes) * (4 if "conform" in plan.models else 3)
     # each thread decomposes a run's regressors with all HRFs at once: about four copies meanwhile
     regressors += 4 * resources.n_threads * 8e-9 * 21 * n_trials / len(plan.runs) * max(volumes)

@@ -38,7 +38,7 @@ def init_glm_wf(plan: Plan) -> Any:
         return pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=n_threads)
 
     workflow = pe.Workflow(name=plan.name)
-    readers = 1 if plan.kind == "cifti" else min(plan.n_threads, len(plan.runs))
+    readers = min(plan.n_threads, len(plan.runs)) if plan.kind == "nifti" else 1
     load = node("load", LoadRuns(inputs=[str(path) for path in plan.inputs]), plan.mem_gb, readers)
     fit = node("fit", FitModels(), plan.mem_gb, plan.n_threads)
     save = node("save", SaveOutputs(), min(plan.mem_gb, 2.0), plan.n_threads)

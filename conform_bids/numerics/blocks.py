@@ -22,19 +22,22 @@ def block_size(bytes_per_unit: float, budget_bytes: float, *, smallest: int = 64
     return int(np.clip(budget_bytes // max(bytes_per_unit, 1.0), smallest, largest))
 
 
-def unit_blocks(n_units: int, size: int, n_threads: int = 1) -> Iterator[slice]:
-    """Consecutive slices of at most ``size`` units, of nearly equal length; as many for each of the threads that share them."""
+def unit_blocks(n_units: int, size: int, multiple: int = 1) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` units, of nearly equal length; a multiple of a number, so that threads get equal shares.
+
+    How many threads there are must not count, or results would depend on it by rounding.
+    """
     if n_units <= 0:
         return
-    count = min(-(-n_units // (size * n_threads)) * n_threads, n_units)
+    count = min(-(-n_units // (size * multiple)) * multiple, n_units)
     edges = np.linspace(0, n_units, count + 1).round().astype(int)
     for start, stop in pairwise(edges):
         yield slice(int(start), int(stop))
 
 
-def index_blocks(index: npt.NDArray[np.intp], size: int, n_threads: int = 1) -> Iterator[npt.NDArray[np.intp]]:
+def index_blocks(index: npt.NDArray[np.intp], size: int, multiple: int = 1) -> Iterator[npt.NDArray[np.intp]]:
     """Consecutive parts of an index array, of at most ``size`` units each: `unit_blocks`."""
-    for block in unit_blocks(len(index), size, n_threads):
+    for block in unit_blocks(len(index), size, multiple):
         yield index[block]
 
 

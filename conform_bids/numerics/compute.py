@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -101,7 +101,13 @@ def map_blocks(function: Callable[[Block], Result], blocks: Iterable[Block], com
     n_kept, kept = _kept.get()
     with limit_threads(1):
         if kept is not None and n_kept == compute.n_threads:
-            return list(kept.map(function, blocks))
+            futures = [kept.submit(function, block) for block in blocks]
+            try:
+                return [future.result() for future in futures]
+            finally:  # after an error nothing goes on in the background
+                for future in futures:
+                    future.cancel()
+                wait(futures)
         with _new_threads(compute.n_threads) as pool:
             return list(pool.map(function, blocks))
 

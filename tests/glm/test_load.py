@@ -42,13 +42,16 @@ def test_threads_write_what_one_writes(plans: list[Any], tmp_path: Path) -> None
             np.testing.assert_array_equal(found[known], read_bold(run.bold, space)[known])
 
 
-def test_a_full_disk_is_not_a_corrupt_file(plans: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT])
+def test_what_ails_the_work_folder_is_not_a_corrupt_file(
+    number: int, plans: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device", "run-000.npy")
+        raise OSError(number, "the disk", "run-000.npy")
 
     monkeypatch.setattr("conform_bids.glm.load.map_array", full)
     monkeypatch.setattr("conform_bids.glm.load.np.save", full)
     for plan in plans:
-        with pytest.raises(OSError, match="No space left") as caught:
+        with pytest.raises(OSError, match="the disk") as caught:
             load_fit(plan, tmp_path, 2)
-        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.errno == number

@@ -70,7 +70,7 @@ def test_graph(models: tuple[str, ...], make_plan: Any) -> None:
         assert sorted(workflow.list_node_names()) == ["figures", "fit", "load", "save"]
         nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
         assert {name: node.n_procs for name, node in nodes.items()} == {
-            "load": 1 if job.kind == "cifti" else 2,
+            "load": 2 if job.kind == "nifti" else 1,
             "fit": 2,
             "save": 2,
             "figures": 1,

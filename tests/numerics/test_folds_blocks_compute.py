@@ -125,13 +125,13 @@ print(map_blocks(multiply, [0], Compute(n_threads=2))[0])
     assert float(done.stdout) < 1.3
 
 
-@given(n_units=st.integers(0, 500), size=st.integers(1, 80), n_threads=st.integers(1, 5))
-def test_threads_get_as_many_blocks_each(n_units: int, size: int, n_threads: int) -> None:
-    blocks = list(unit_blocks(n_units, size, n_threads))
+@given(n_units=st.integers(0, 500), size=st.integers(1, 80), multiple=st.integers(1, 5))
+def test_threads_get_as_many_blocks_each(n_units: int, size: int, multiple: int) -> None:
+    blocks = list(unit_blocks(n_units, size, multiple))
     lengths = [block.stop - block.start for block in blocks]
     assert [unit for block in blocks for unit in range(block.start, block.stop)] == list(range(n_units))
     assert all(0 < length <= size for length in lengths)
-    assert len(blocks) % n_threads == 0 or len(blocks) == n_units
+    assert len(blocks) % multiple == 0 or len(blocks) == n_units
 
 
 def test_kept_threads_are_used_again_and_never_wait_for_themselves() -> None:

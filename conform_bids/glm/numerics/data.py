@@ -22,6 +22,8 @@ BoolArray = npt.NDArray[np.bool_]
 Units = slice | npt.NDArray[np.intp]
 Allocate = Callable[[str, tuple[int, ...]], npt.NDArray[np.float32]]
 """(name, shape) -> float32 array, in memory or a memory map."""
+SHARES = 4
+"""Blocks come in multiples of it, for two or four threads to share."""
 SCAN_UNITS = 512
 """Units a block of a pass over the data: what a run of them and its products need stays in a core's cache."""
 
@@ -116,7 +118,7 @@ class CleanData:
             for run, values in enumerate(self.rows(units)):
                 visit(run, units, values)
 
-        map_blocks(block, unit_blocks(self.n_units, SCAN_UNITS, compute.n_threads), compute)
+        map_blocks(block, unit_blocks(self.n_units, SCAN_UNITS, SHARES), compute)
 
 
 def survey_units(runs: Sequence[npt.NDArray[np.float32]]) -> UnitSurvey:
@@ -204,7 +206,7 @@ def _slabs(
     size = block_size(bytes_per_unit, compute.memory_bytes / 4, smallest=SCAN_UNITS, largest=max(n_units, 1)) if on_disk else n_units
     for slab in unit_blocks(n_units, max(size, 1)):
         parts = [np.array(run[:, slab]) for run in runs] if on_disk else [run[:, slab] for run in runs]
-        blocks = unit_blocks(slab.stop - slab.start, SCAN_UNITS, compute.n_threads)
+        blocks = unit_blocks(slab.stop - slab.start, SCAN_UNITS, SHARES)
         yield [(parts, inside, slice(slab.start + inside.start, slab.start + inside.stop)) for inside in blocks]
 
 

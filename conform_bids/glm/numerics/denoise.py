@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.linalg
 import torch
 
-from conform_bids.glm.numerics.data import SCAN_UNITS, CleanData
+from conform_bids.glm.numerics.data import SCAN_UNITS, SHARES, CleanData
 from conform_bids.glm.numerics.design import Design
 from conform_bids.glm.numerics.groups import block_units
 from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, SpanFits, fit_spans
@@ -188,7 +188,7 @@ def pool_reliability(
         chosen = design.train
         return odd_even_reliability(to_numpy(betas)[chosen], design.condition[chosen], design.run[chosen])
 
-    reliability = np.concatenate(map_blocks(of_block, index_blocks(units, SCAN_UNITS, compute.n_threads), compute))
+    reliability = np.concatenate(map_blocks(of_block, index_blocks(units, SCAN_UNITS, SHARES), compute))
     return float(np.nanmedian(reliability)) if np.isfinite(reliability).any() else float("nan")
 
 
@@ -360,7 +360,7 @@ def _block_badness(values: Sequence[torch.Tensor], design: Design, factor: _Coun
     errors[:, 0] = sum_runs(without, n_trials)
     first = errors[:, 0] if start is None else sum_runs(with_extra, n_trials)
     change = factor.probe.times_data(values)
-    by_run = change.view(design.n_runs, n_pcs, -1)
+    by_run = change.view(design.n_runs, n_pcs, change.shape[1])
     by_run.mul_(torch.stack([inverses[int(session)] for session in design.session])[:, None])
     # the square expanded, regressor by regressor, instead of forming K sets of betas
     steps = factor.gram.times(change).sub_(factor.update.times(residual), alpha=2).mul_(change)

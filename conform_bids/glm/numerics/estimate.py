@@ -152,7 +152,7 @@ def estimate_betas(
     def stack_of(group: UnitGroup) -> StackedRuns:
         key = (group.hrf, group.runs)
         if key not in stacks:
-            stacks[key] = StackedRuns([factors[group.hrf][run] for run in group.runs])
+            stacks[key] = StackedRuns([factors[group.hrf][run] for run in group.runs], whole=len(group.runs) == design.n_runs)
         return stacks[key]
 
     def fit(group: UnitGroup) -> None:

@@ -73,7 +73,7 @@ class _EvidenceSolver:
     Betas are V b + u m, with b the rotated betas, m the mean response and u = 1 - VV'1 what the design does not see of the mean.
     """
 
-    def __init__(self, factors: Sequence[RunFactor], n_free: int) -> None:
+    def __init__(self, factors: Sequence[RunFactor], n_free: int, *, whole: bool) -> None:
         device = factors[0].device
         energy = np.concatenate([factor.singular**2 for factor in factors])
         sums = np.concatenate([factor.right.sum(0) for factor in factors])
@@ -81,7 +81,7 @@ class _EvidenceSolver:
         information = np.maximum((sums**2 * energy * shrink).sum(1), np.finfo(float).tiny)
         unseen = [1 - factor.right @ factor.right.sum(0) for factor in factors]
         self.n_free = n_free
-        self.stack = StackedRuns(factors)
+        self.stack = StackedRuns(factors, whole=whole)
         self.n_trials = sum(len(part) for part in unseen)
         self.information = torch.from_numpy(information).to(device)
         self.penalty = torch.from_numpy(-np.log(shrink).sum(1) + np.log(information)).to(device)
@@ -170,7 +170,8 @@ def estimate_evidence_betas(
 
     def solver_of(hrf: int, runs: tuple[int, ...]) -> _EvidenceSolver:
         if (hrf, runs) not in made:
-            made[hrf, runs] = _EvidenceSolver([factors[hrf][run] for run in runs], int(n_free[list(runs)].sum()))
+            whole = len(runs) == design.n_runs
+            made[hrf, runs] = _EvidenceSolver([factors[hrf][run] for run in runs], int(n_free[list(runs)].sum()), whole=whole)
         return made[hrf, runs]
 
     def fit(group: UnitGroup) -> None:

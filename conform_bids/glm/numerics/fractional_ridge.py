@@ -79,7 +79,9 @@ class RidgeSolvers:
         key = (group.hrf, group.runs)
         if key not in self._made:
             scoring = self._scoring(group.runs, self._ridge)
-            self._made[key] = RidgeSolver([self._factors[group.hrf][run] for run in group.runs], self._ridge, scoring)
+            self._made[key] = RidgeSolver(
+                [self._factors[group.hrf][run] for run in group.runs], self._ridge, scoring, whole=len(group.runs) == self._design.n_runs
+            )
         return self._made[key]
 
     def _scoring(self, runs: tuple[int, ...], ridge: RidgeChoice) -> _Scoring:
@@ -104,8 +106,8 @@ class _Scoring:
 class RidgeSolver:
     """Fractional ridge of the units of one HRF; the runs share the grid of penalties and each unit's penalty."""
 
-    def __init__(self, factors: Sequence[RunFactor], ridge: RidgeChoice, scoring: _Scoring) -> None:
-        self.ridge, self.scoring, self.stack = ridge, scoring, StackedRuns(factors)
+    def __init__(self, factors: Sequence[RunFactor], ridge: RidgeChoice, scoring: _Scoring, *, whole: bool) -> None:
+        self.ridge, self.scoring, self.stack = ridge, scoring, StackedRuns(factors, whole=whole)
         device = factors[0].device
         eigenvalues = np.concatenate([factor.singular for factor in factors]) ** 2
         grid = _needed_grid(eigenvalues, min(ridge.fractions))

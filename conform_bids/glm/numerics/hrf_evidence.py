@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from conform_bids.glm.numerics.data import SHARES
 from conform_bids.glm.numerics.least_squares import RunFactor
 from conform_bids.numerics.blocks import index_blocks
 from conform_bids.numerics.compute import Compute, map_blocks, to_numpy, to_tensor
@@ -94,7 +95,7 @@ class EvidenceScan:
             evidence = rest.log_().mul_(-freedom).sub_(penalty).mul_(0.5)
             result[:, members] = evidence.logsumexp(1).numpy()
 
-        map_blocks(block, index_blocks(units, EVIDENCE_UNITS, compute.n_threads), compute)
+        map_blocks(block, index_blocks(units, EVIDENCE_UNITS, SHARES), compute)
 
 
 def _equal_columns(present: BoolArray) -> Iterator[tuple[BoolArray, IntArray]]:

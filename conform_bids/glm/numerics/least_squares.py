@@ -207,6 +207,9 @@ class StackedRuns:
     ----------
     factors : sequence of RunFactor
         One a run.
+    whole : bool
+        Whether these are all runs, as for most units: the factors are copied, to be used in one call. There can be as many other sets of
+        runs as units, each with every HRF, and their factors are referred to.
 
     Attributes
     ----------
@@ -216,16 +219,16 @@ class StackedRuns:
         S of all runs.
     """
 
-    def __init__(self, factors: Sequence[RunFactor]) -> None:
+    def __init__(self, factors: Sequence[RunFactor], *, whole: bool) -> None:
         self.ranks = [factor.right.shape[1] for factor in factors]
         self.n_trials = [factor.right.shape[0] for factor in factors]
         self.scale = torch.cat([factor.scale for factor in factors])
-        self._left = RunMatrices([factor.left.T for factor in factors])
-        self._weights = RunMatrices([factor.weights for factor in factors])
-        self._rotation = RunMatrices([factor.rotation for factor in factors])
-        self._back = RunMatrices([factor.rotation.T for factor in factors])
-        self._extra = RunMatrices([factor.extra.T for factor in factors])
-        self._leaked = RunMatrices([factor.leaked for factor in factors])
+        self._left = RunMatrices([factor.left.T for factor in factors], copy=whole)
+        self._weights = RunMatrices([factor.weights for factor in factors], copy=whole)
+        self._rotation = RunMatrices([factor.rotation for factor in factors], copy=whole)
+        self._back = RunMatrices([factor.rotation.T for factor in factors], copy=whole)
+        self._extra = RunMatrices([factor.extra.T for factor in factors], copy=whole)
+        self._leaked = RunMatrices([factor.leaked for factor in factors], copy=whole)
 
     def project(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """Products w = U'Y, (rank, n), with the runs (n, n_volumes) of a block."""

@@ -20,6 +20,8 @@ class RunMatrices:
     ----------
     matrices : sequence of (n_rows, n_columns) tensors
         Of each run; sizes may differ.
+    copy : bool
+        Copy matrices of equal size, which makes their products one call. False refers to them, for what few units need.
 
     Attributes
     ----------
@@ -27,10 +29,10 @@ class RunMatrices:
         Of each run.
     """
 
-    def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
+    def __init__(self, matrices: Sequence[torch.Tensor], *, copy: bool = True) -> None:
         self.n_rows, self.n_columns = [len(matrix) for matrix in matrices], [matrix.shape[1] for matrix in matrices]
         self._matrices = list(matrices)
-        self._alike = torch.stack(self._matrices) if len({matrix.shape for matrix in matrices}) == 1 else None
+        self._alike = torch.stack(self._matrices) if copy and len({matrix.shape for matrix in matrices}) == 1 else None
         if self._alike is not None:
             self._matrices = list(self._alike)
 

@@ -36,7 +36,7 @@ MODEL_TITLES = {
     "fithrf": "fitted HRF",
     "fithrfdenoise": "fitted HRF, denoised",
     "fithrfdenoiserr": "fitted HRF, denoised, ridge",
-    "conform": "conform: denoised, white noise, evidence ridge",
+    "conform": "conform: denoised, evidence ridge",
 }
 
 UNIT_STATES = (

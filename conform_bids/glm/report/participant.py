@@ -271,7 +271,7 @@ def _facts(fit: _Fit) -> Facts:
         [
             ("Trials", number("n_trials"), f"in {number('n_runs')} runs"),
             ("Conditions", number("n_conditions"), f"{number('n_repeated')} repeated"),
-            ("Units", number("n_units_valid"), f"of {number('n_units')}; {number('n_units_responsive')} responsive"),
+            ("Units", number("n_units_valid"), f"of {number('n_units')} voxels or vertices; {number('n_units_responsive')} responsive"),
             ("Noise regressors", number("n_pcs"), f"from {number('n_noise_pool')} units"),
             ("Noise ceiling", number("median_noise_ceiling_responsive", best, "{:.1f} %"), "median, responsive units"),
             ("Odd-even r", number("median_odd_even_r_responsive", best, "{:.2f}"), "median, responsive units"),

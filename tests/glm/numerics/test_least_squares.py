@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, fit_spans
+from conform_bids.glm.numerics.least_squares import RANK_TOLERANCE, StackedRuns, factorise_run, fit_spans
 
 TIMES = np.arange(80) * 1.5
 
@@ -48,3 +49,17 @@ def test_spans_of_few_trials(n_trials: int) -> None:
     found = fit_spans(regressors_of(2.0, 0)[:, :, :n_trials], np.zeros((80, 0)))
     assert found.directions.shape == (5, 80, n_trials)
     assert found.weights.shape == (5, n_trials, n_trials)
+
+
+def test_factors_of_some_runs_are_referred_to_and_give_the_same() -> None:
+    """There can be as many sets of runs as units: copies of their factors would fill the memory."""
+    rng = np.random.default_rng(0)
+    factors = [factorise_run(regressors_of(3.0, seed)[0], np.linalg.qr(rng.standard_normal((80, 2)))[0], "cpu") for seed in range(3)]
+    values = [torch.from_numpy(rng.standard_normal((4, 80), dtype=np.float32)) for _ in factors]
+    whole, part = StackedRuns(factors, whole=True), StackedRuns(factors, whole=False)
+    own = {factor.left.untyped_storage().data_ptr() for factor in factors}
+    assert {matrix.untyped_storage().data_ptr() for matrix in part._left._matrices} == own
+    projected = whole.project(values)
+    torch.testing.assert_close(part.project(values), projected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(part.ordinary_betas(projected), whole.ordinary_betas(projected), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(part.explained(values, projected), whole.explained(values, projected), atol=1e-3, rtol=1e-3)
