@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -147,20 +148,17 @@ def estimate_betas(
     scale_offset = np.full((2, n_units), np.nan)
     badness = np.full((len(ridge.fractions) if ridge is not None else 0, n_units), np.nan)
     solvers = RidgeSolvers(design, factors, ridge, data.device)
-    stacks: dict[tuple[int, tuple[int, ...]], StackedRuns] = {}
 
-    def stack_of(group: UnitGroup) -> StackedRuns:
-        key = (group.hrf, group.runs)
-        if key not in stacks:
-            stacks[key] = StackedRuns([factors[group.hrf][run] for run in group.runs], whole=len(group.runs) == design.n_runs)
-        return stacks[key]
+    @cache
+    def stack_of(hrf: int, runs: tuple[int, ...]) -> StackedRuns:
+        return StackedRuns([factors[hrf][run] for run in runs], whole=len(runs) == design.n_runs)
 
     def fit(group: UnitGroup) -> None:
         rows, where = data.rows(group.units), np.ix_(np.array(group.runs), group.units)
         values = [rows[run] for run in group.runs]
         total[where] = sums = data.total[where]
         solver = solvers.of(group)
-        stack = stack_of(group) if solver is None else solver.stack
+        stack = stack_of(group.hrf, group.runs) if solver is None else solver.stack
         projected = stack.project(values)
         betas = stack.ordinary_betas(projected)
         if solver is None or ordinary is not None:
