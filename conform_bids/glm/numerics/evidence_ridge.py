@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -166,13 +167,10 @@ def estimate_evidence_betas(
     residual, total = np.full((design.n_runs, n_units), np.nan), np.full((design.n_runs, n_units), np.nan)
     shrinkage, scale = np.full(n_units, np.nan), np.full(n_units, np.nan)
     log_lambda = torch.from_numpy(np.log10(LAMBDAS)).to(compute.device)
-    made: dict[tuple[int, tuple[int, ...]], _EvidenceSolver] = {}
 
+    @cache
     def solver_of(hrf: int, runs: tuple[int, ...]) -> _EvidenceSolver:
-        if (hrf, runs) not in made:
-            whole = len(runs) == design.n_runs
-            made[hrf, runs] = _EvidenceSolver([factors[hrf][run] for run in runs], int(n_free[list(runs)].sum()), whole=whole)
-        return made[hrf, runs]
+        return _EvidenceSolver([factors[hrf][run] for run in runs], int(n_free[list(runs)].sum()), whole=len(runs) == design.n_runs)
 
     def fit(group: UnitGroup) -> None:
         units = group.units
